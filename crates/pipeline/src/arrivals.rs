@@ -1,0 +1,48 @@
+//! How fast rows arrive, over the last fifth of a second. Pure.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+const WINDOW: Duration = Duration::from_millis(200);
+
+/// An exponentially weighted arrival rate.
+#[derive(Debug)]
+pub(crate) struct Rate {
+    per_second: f64,
+    at: Instant,
+}
+
+impl Rate {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { per_second: 0.0, at: now }
+    }
+
+    pub(crate) fn record(&mut self, rows: u32, now: Instant) {
+        self.per_second = self.get(now) + f64::from(rows) / WINDOW.as_secs_f64();
+        self.at = self.at.max(now);
+    }
+
+    /// Rows per second as of `now`.
+    pub(crate) fn get(&self, now: Instant) -> f64 {
+        let elapsed = now.saturating_duration_since(self.at).as_secs_f64();
+        self.per_second * (-elapsed / WINDOW.as_secs_f64()).exp()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_steady_stream_is_measured_and_forgotten() {
+        let start = Instant::now();
+        let mut rate = Rate::new(start);
+        for i in 0..1_000u64 {
+            rate.record(2, start + Duration::from_millis(i));
+        }
+        let now = start + Duration::from_secs(1);
+        assert!((rate.get(now) - 2_000.0).abs() < 20.0, "{}", rate.get(now));
+        assert!(rate.get(now + Duration::from_secs(2)) < 1.0);
+    }
+}

@@ -1,0 +1,411 @@
+//! The one task that owns the queue: arrivals, free replicas and timers in, batches out.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
+};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    arrivals::Rate,
+    batch::{self, Plan, Situation, plan, stretched},
+    check,
+    error::{Error, QueueUnit, Rejection},
+    execute::{Batch, SelfCheck, run},
+    queue::{Entry, Queue},
+    replica::{Outlook, ReplicaSet},
+    request::{Payload, Request},
+    respond::Responder,
+    shared::{Merging, Shared},
+};
+
+/// With requests waiting and no replica free, time alone may open one (a pause ends, a slow start goes on).
+const RECHECK: Duration = Duration::from_millis(20);
+/// Arrivals taken in at once before the queue is looked at.
+const ARRIVALS_AT_ONCE: usize = 256;
+
+/// A request on its way through the pipeline.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    pub(crate) id: u64,
+    pub(crate) request: Request,
+    pub(crate) responder: Responder,
+    pub(crate) rows: u32,
+    pub(crate) enqueued: Instant,
+    pub(crate) dispatched: Option<Instant>,
+    pub(crate) attempts: u32,
+    /// The replica that failed it last.
+    pub(crate) avoid: Option<Arc<str>>,
+    /// It came when no replica was ready; how long it waited for one.
+    pub(crate) cold: Cold,
+    pub(crate) cold_start: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cold {
+    No,
+    Waiting,
+}
+
+#[derive(Debug)]
+pub(crate) enum Event {
+    Arrive(Box<Ticket>),
+    Cancel(u64),
+}
+
+#[derive(Debug)]
+pub(crate) struct Dispatcher {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) events: mpsc::Receiver<Event>,
+    pub(crate) returns: mpsc::Receiver<Ticket>,
+    pub(crate) replicas: watch::Receiver<ReplicaSet>,
+    pub(crate) outlook: watch::Receiver<Outlook>,
+    queue: Queue<Ticket>,
+    arrivals: Rate,
+    running: TaskTracker,
+    timer: Option<Instant>,
+}
+
+impl Dispatcher {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        events: mpsc::Receiver<Event>,
+        returns: mpsc::Receiver<Ticket>,
+        replicas: watch::Receiver<ReplicaSet>,
+        outlook: watch::Receiver<Outlook>,
+    ) -> Self {
+        let (queue, arrivals, running) = (Queue::default(), Rate::new(Instant::now()), TaskTracker::new());
+        Self { shared, events, returns, replicas, outlook, queue, arrivals, running, timer: None }
+    }
+
+    /// Runs until every handle is gone. What still waits then has no caller.
+    pub(crate) async fn run(mut self) {
+        while self.next_event().await {
+            self.flush();
+            self.publish();
+        }
+    }
+
+    /// Waits for something to happen and takes it in; `false` at the end.
+    async fn next_event(&mut self) -> bool {
+        let shared = Arc::clone(&self.shared);
+        let timer = self.timer;
+        let alarm = async move {
+            match timer {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            Ok(()) = self.replicas.changed() => self.follow_replicas(),
+            Some(ticket) = self.returns.recv() => self.come_back(ticket),
+            event = self.events.recv() => {
+                let Some(event) = event else { return false };
+                self.take_in(event);
+            }
+            () = shared.waiting.freed.notified() => {}
+            Ok(()) = self.outlook.changed() => self.follow_outlook(),
+            () = alarm => {}
+        }
+        true
+    }
+
+    fn take_in(&mut self, event: Event) {
+        self.handle(event);
+        for _ in 0..ARRIVALS_AT_ONCE {
+            let Ok(event) = self.events.try_recv() else { break };
+            self.handle(event);
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Arrive(ticket) => self.arrive(*ticket),
+            Event::Cancel(id) => {
+                if self.queue.remove(id).is_some() {
+                    self.shared.waiting.requests.fetch_sub(1, Ordering::AcqRel);
+                }
+            }
+        }
+    }
+
+    fn arrive(&mut self, mut ticket: Ticket) {
+        let now = Instant::now();
+        self.arrivals.record(ticket.rows, now);
+        let admitted = if self.shared.board.load().is_empty() {
+            ticket.cold = Cold::Waiting;
+            self.shared.recorder.counts.held_cold.fetch_add(1, Ordering::Relaxed);
+            self.shared.wake.notify_one();
+            self.may_wait_for_start(&ticket, now)
+        } else {
+            self.in_time(&ticket, now)
+        };
+        match admitted.and_then(|()| self.make_room(&ticket)) {
+            Ok(()) => self.enqueue(ticket),
+            Err(rejection) => self.reject(ticket, rejection),
+        }
+    }
+
+    /// A request that comes back was admitted before: it waits again whatever the bounds say.
+    fn come_back(&mut self, mut ticket: Ticket) {
+        if self.shared.board.load().is_empty() {
+            ticket.cold = Cold::Waiting;
+            self.shared.wake.notify_one();
+        }
+        self.enqueue(ticket);
+    }
+
+    fn enqueue(&mut self, ticket: Ticket) {
+        let key = match &ticket.request.payload {
+            Payload::Tensors(inference) if !self.shared.merging().spreads() => batch::key(inference),
+            _ => None,
+        };
+        self.queue.push(Entry {
+            id: ticket.id,
+            key,
+            class: ticket.request.class,
+            tenant: Arc::clone(&ticket.request.tenant),
+            deadline: ticket.request.deadline,
+            enqueued: ticket.enqueued,
+            rows: ticket.rows,
+            bytes: ticket.request.charge.bytes(),
+            item: ticket,
+        });
+    }
+
+    fn may_wait_for_start(&self, ticket: &Ticket, now: Instant) -> Result<(), Rejection> {
+        match &*self.outlook.borrow() {
+            Outlook::Off(rejection) => Err(rejection.clone()),
+            Outlook::Starting { eta: Some(eta) } if *eta > ticket.request.deadline => {
+                let retry_after = eta.saturating_duration_since(now);
+                Err(Rejection::ColdStartTimeout { waited: Duration::ZERO, retry_after })
+            }
+            Outlook::Starting { .. } => Ok(()),
+        }
+    }
+
+    /// Refuses now what would be dropped later: predicted wait and call, with a margin, past the deadline.
+    fn in_time(&self, ticket: &Ticket, now: Instant) -> Result<(), Rejection> {
+        let latency = self.shared.latency();
+        let Some(rate) = self.shared.service_rate(&latency) else { return Ok(()) };
+        let left = ticket.request.deadline.saturating_duration_since(now);
+        let last_call = latency.p95(ticket.rows.max(self.rows_at_once(&latency)));
+        drop(latency);
+        let in_flight = self.shared.recorder.counts.in_flight_rows.load(Ordering::Relaxed);
+        let wait_for =
+            |rows: u64| stretched(Duration::from_secs_f64((rows + in_flight / 2) as f64 / rate) + last_call);
+        let mut wait = wait_for(self.queue.rows());
+        if wait > left {
+            wait = wait_for(self.queue.rows_before(ticket.request.class, ticket.request.deadline));
+        }
+        self.shared.recorder.predicted(wait);
+        if wait > left { Err(Rejection::PredictedLate { wait, left }) } else { Ok(()) }
+    }
+
+    /// Rows of the call that a request which waits now will be part of.
+    fn rows_at_once(&self, latency: &crate::latency::Latency) -> u32 {
+        if self.shared.merging() != Merging::On {
+            return 1;
+        }
+        let queued = u32::try_from(self.queue.rows()).unwrap_or(u32::MAX);
+        latency.rows_within(self.shared.config.slo, self.shared.max_rows()).min(queued.max(1))
+    }
+
+    fn make_room(&mut self, ticket: &Ticket) -> Result<(), Rejection> {
+        let limits = self.shared.config.queue;
+        let bytes = ticket.request.charge.bytes();
+        loop {
+            let requests = self.queue.len() as u64;
+            let (queued, limit, unit) = if requests >= u64::from(limits.requests) {
+                (requests, u64::from(limits.requests), QueueUnit::Requests)
+            } else if self.queue.bytes().saturating_add(bytes) > limits.bytes {
+                (self.queue.bytes() as u64, limits.bytes as u64, QueueUnit::Bytes)
+            } else {
+                return Ok(());
+            };
+            let retry_after = self.time_to_drain();
+            let Some(evicted) = self.queue.evict_below(ticket.request.class) else {
+                return Err(Rejection::QueueFull { queued, limit, unit, retry_after });
+            };
+            self.reject(evicted.item, Rejection::ShedPriority { retry_after });
+        }
+    }
+
+    fn time_to_drain(&self) -> Duration {
+        let rate = self.shared.service_rate(&self.shared.latency());
+        let seconds = rate.map_or(1.0, |rate| self.queue.rows() as f64 / rate.max(1e-3));
+        Duration::from_secs_f64(seconds.clamp(0.01, 120.0))
+    }
+
+    fn reject(&self, ticket: Ticket, rejection: Rejection) {
+        self.shared.waiting.requests.fetch_sub(1, Ordering::AcqRel);
+        ticket.fail(Error::Rejected(rejection));
+    }
+
+    fn follow_replicas(&mut self) {
+        let set = self.replicas.borrow_and_update().clone();
+        self.shared.learn_batch_dimension(set.batch_dimension);
+        let was_empty = self.shared.board.load().is_empty();
+        let (limit, epoch) = (self.shared.limit(), self.shared.epoch);
+        let board = self.shared.board.load().follow(set.replicas, &limit, epoch, &self.shared.waiting);
+        let is_empty = board.is_empty();
+        self.shared.board.store(Arc::new(board));
+        if is_empty && !self.queue.is_empty() {
+            self.shared.wake.notify_one();
+        }
+        if was_empty && !is_empty {
+            tracing::info!(model = %self.shared.config.model, waiting = self.queue.len(), "first replica is ready");
+        }
+    }
+
+    fn follow_outlook(&mut self) {
+        let Outlook::Off(rejection) = self.outlook.borrow_and_update().clone() else { return };
+        if self.shared.board.load().is_empty() {
+            for entry in self.queue.take_all() {
+                self.reject(entry.item, rejection.clone());
+            }
+        }
+    }
+
+    /// Sends batches while a replica is free and a batch is due.
+    fn flush(&mut self) {
+        self.timer = None;
+        self.shared.end_suspension();
+        let board = Arc::clone(&self.shared.board.load());
+        if board.is_empty() {
+            return self.wait_for_start();
+        }
+        while !self.queue.is_empty() {
+            let now = Instant::now();
+            self.drop_doomed(now);
+            if self.queue.is_empty() {
+                break;
+            }
+            if !board.has_room(now) {
+                self.timer = Some(now + RECHECK);
+                break;
+            }
+            match self.plan(now, board.seats.len()) {
+                Plan::Wait(until) => {
+                    self.timer = Some(until);
+                    break;
+                }
+                Plan::Flush(rows) => {
+                    if !self.send(&board, rows, now) {
+                        self.timer = Some(now + RECHECK);
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Nobody to call yet: those who waited as long as a start may take are told.
+    fn wait_for_start(&mut self) {
+        let Some(oldest) = self.queue.oldest() else { return };
+        let limit = self.shared.config.cold_start_timeout;
+        let now = Instant::now();
+        if now >= oldest + limit {
+            let ids: Vec<u64> =
+                self.queue.iter().filter(|e| now >= e.enqueued + limit).map(|e| e.id).collect();
+            for id in ids {
+                let Some(entry) = self.queue.remove(id) else { continue };
+                let rejection =
+                    Rejection::ColdStartTimeout { waited: now - entry.enqueued, retry_after: limit };
+                self.reject(entry.item, rejection);
+            }
+        }
+        self.timer = self.queue.oldest().map(|oldest| oldest + limit);
+    }
+
+    fn drop_doomed(&mut self, now: Instant) {
+        let doomed = {
+            let latency = self.shared.latency();
+            if !latency.trusted() {
+                return;
+            }
+            self.queue.take_doomed(|e| now + stretched(latency.p95(e.rows)) > e.deadline)
+        };
+        for entry in doomed {
+            let left = entry.deadline.saturating_duration_since(now);
+            let wait = stretched(self.shared.latency().p95(entry.rows));
+            self.reject(entry.item, Rejection::PredictedLate { wait, left });
+        }
+    }
+
+    fn plan(&self, now: Instant, replicas: usize) -> Plan {
+        if self.shared.merging() != Merging::On {
+            return Plan::Flush(1);
+        }
+        let (Some(oldest), Some(earliest_deadline)) = (self.queue.oldest(), self.queue.earliest_deadline())
+        else {
+            return Plan::Flush(1);
+        };
+        plan(&Situation {
+            now,
+            queued_rows: self.queue.rows(),
+            oldest,
+            earliest_deadline,
+            arrival_rate: self.arrivals.get(now),
+            replicas: u32::try_from(replicas).unwrap_or(u32::MAX),
+            max_rows: self.shared.max_rows(),
+            max_hold: self.shared.max_hold(),
+            slo: self.shared.config.slo,
+            latency: &self.shared.latency(),
+        })
+    }
+
+    /// Takes a batch from the queue and sends it; `false` if no replica had room after all.
+    fn send(&mut self, board: &crate::board::Board, rows: u32, now: Instant) -> bool {
+        let avoid = self.queue.head(now).and_then(|head| head.item.avoid.clone());
+        let merging = self.shared.merging();
+        let slot = if merging.spreads() {
+            board.pick(now, avoid.as_deref())
+        } else {
+            board.pick_fastest(now, avoid.as_deref())
+        };
+        let Some(slot) = slot else { return false };
+        let (rows, self_check) = self.self_check(merging, rows);
+        let mut members: Vec<Ticket> = if merging.spreads() || merging == Merging::Checking {
+            self.queue.take(now, 0).into_iter().map(|e| e.item).collect()
+        } else {
+            self.queue.take(now, rows).into_iter().map(|e| e.item).collect()
+        };
+        self.shared.waiting.requests.fetch_sub(members.len() as u64, Ordering::AcqRel);
+        for ticket in members.iter_mut().filter(|ticket| ticket.cold == Cold::Waiting) {
+            let ready = slot.seat.replica.ready_since.max(ticket.enqueued);
+            ticket.cold_start = Some(ready.saturating_duration_since(ticket.enqueued));
+        }
+        let self_check = if members.len() > 1 { self_check } else { SelfCheck::NotDue };
+        if self_check == SelfCheck::Due {
+            self.shared.set_merging(Merging::Checking);
+        }
+        self.running.spawn(run(Arc::clone(&self.shared), Batch { members, slot, self_check }));
+        true
+    }
+
+    /// Before the first merge a few requests are computed both ways.
+    fn self_check(&self, merging: Merging, rows: u32) -> (u32, SelfCheck) {
+        match merging {
+            Merging::Unchecked if self.shared.config.idempotent => (check::MEMBERS as u32, SelfCheck::Due),
+            Merging::On => (rows, SelfCheck::NotDue),
+            _ => (0, SelfCheck::NotDue),
+        }
+    }
+
+    /// What the handle and the autoscaler read of the queue.
+    fn publish(&self) {
+        let gauges = &self.shared.queue;
+        gauges.rows.store(self.queue.rows(), Ordering::Relaxed);
+        gauges.bytes.store(self.queue.bytes() as u64, Ordering::Relaxed);
+        let since_epoch =
+            |at: Instant| at.saturating_duration_since(self.shared.epoch).as_micros() as u64 + 1;
+        gauges.oldest.store(self.queue.oldest().map_or(0, since_epoch), Ordering::Relaxed);
+    }
+}

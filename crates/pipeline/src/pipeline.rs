@@ -1,0 +1,329 @@
+//! The handle of one model's pipeline and its configuration.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::try_join_all;
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    admit::Charge,
+    direct::{self, Done},
+    dispatch::{Cold, Dispatcher, Event, Ticket},
+    error::{CallError, Error, QueueUnit, Rejection, Stage},
+    replica::{Outlook, ReplicaSet},
+    request::{Answer, Outcome, Payload, Reply, Request, Timings},
+    respond,
+    shared::{Merging, Shared},
+    split,
+    stats::Stats,
+};
+
+/// How one model's requests are dispatched. Every field has the default that the configuration file has.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub model: Arc<str>,
+    pub batching: Batching,
+    pub queue: QueueLimits,
+    pub concurrency: Concurrency,
+    /// A call may be repeated on another replica after it may have run.
+    pub idempotent: bool,
+    /// Latency that requests are meant to keep; counts misses, bounds how long a batch is held.
+    pub slo: Duration,
+    /// Longest a request waits for a replica to start.
+    pub cold_start_timeout: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Batching {
+    /// Merge where the model has a batch dimension and the self-check passes.
+    Auto,
+    /// Never merge.
+    Off,
+    /// As `Auto`, within these bounds, and without the self-check.
+    Merge { max_rows: u32, max_hold: Duration },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueLimits {
+    pub requests: u32,
+    pub bytes: usize,
+}
+
+/// Requests in flight per replica where nothing is merged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Concurrency {
+    Auto,
+    Fixed(u32),
+}
+
+/// One model's queue and the task that serves it. Cheap to clone; the task ends when the last handle is dropped.
+#[derive(Clone, Debug)]
+pub struct Pipeline {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    events: mpsc::Sender<Event>,
+    replicas: watch::Sender<ReplicaSet>,
+    outlook: watch::Sender<Outlook>,
+    next_id: AtomicU64,
+    closed: AtomicBool,
+    calls: TaskTracker,
+}
+
+impl Pipeline {
+    /// Starts the task that owns the queue, on the current runtime.
+    #[must_use]
+    pub fn start(config: Config) -> Self {
+        let bound = config.queue.requests as usize;
+        // A request is counted by the queue's bound once it is there; on the way to it no more may be under way
+        // than would fit, and each sends at most one cancel after its arrival.
+        let (events, events_in) = mpsc::channel(2 * bound + 2);
+        let (returns, returns_in) = mpsc::channel(bound.max(64));
+        let (replicas, replicas_in) = watch::channel(ReplicaSet::default());
+        let (outlook, outlook_in) = watch::channel(Outlook::Starting { eta: None });
+        let shared = Arc::new(Shared::new(config, returns));
+        let dispatcher = Dispatcher::new(Arc::clone(&shared), events_in, returns_in, replicas_in, outlook_in);
+        let inner = Inner {
+            shared,
+            events,
+            replicas,
+            outlook,
+            next_id: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+            calls: TaskTracker::new(),
+        };
+        tokio::spawn(dispatcher.run());
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Answers one request, or says why not; never later than its deadline. Dropping the future cancels it.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn call(&self, request: Request) -> Result<Answer, Error> {
+        let shared = &self.inner.shared;
+        let _running = self.inner.calls.token();
+        let started = Instant::now();
+        let rows = rows_of(&request.payload);
+        self.count_arrival(rows);
+        let outcome = if self.inner.closed.load(Ordering::Acquire) {
+            Err(Error::Rejected(Rejection::ShuttingDown))
+        } else if request.deadline <= started {
+            Err(Error::DeadlineExceeded { stage: Stage::Queue, waited: Duration::ZERO })
+        } else if shared.merging() == Merging::On && rows > shared.max_rows() {
+            self.call_in_parts(request).await
+        } else if shared.merging().spreads() {
+            self.call_directly(request, rows, started).await
+        } else {
+            self.call_queued(request, rows, started).await
+        };
+        shared.count_outcome(started.elapsed(), &outcome);
+        outcome
+    }
+
+    /// Whether a call that needs no transcoding should be handed over as it came ([`crate::request::Opaque`]):
+    /// true where rows are never merged, false where they are or may yet be.
+    #[must_use]
+    pub fn passes_through(&self) -> bool {
+        self.inner.shared.merging() == Merging::Never
+    }
+
+    /// Replaces the ready replicas. Calls that run on a replica left out may finish there.
+    pub fn set_replicas(&self, set: ReplicaSet) {
+        self.inner.replicas.send_replace(set);
+    }
+
+    /// What requests that find no ready replica should expect.
+    pub fn set_outlook(&self, outlook: Outlook) {
+        self.inner.outlook.send_if_modified(|current| {
+            let changed = *current != outlook;
+            *current = outlook;
+            changed
+        });
+    }
+
+    /// Refuses what comes from now on (`shutting_down`); what was admitted goes on.
+    pub fn close(&self) {
+        self.inner.closed.store(true, Ordering::Release);
+        self.inner.calls.close();
+    }
+
+    /// Waits until every admitted request has its outcome; only after [`Pipeline::close`].
+    pub async fn drained(&self) {
+        self.inner.calls.wait().await;
+    }
+
+    /// Resolves when a request arrives and no replica is ready: the signal to wake the model.
+    pub async fn wake_wanted(&self) {
+        self.inner.shared.wake.notified().await;
+    }
+
+    /// Asks for a replica without a request: what a client's `load` means.
+    pub fn ask_to_wake(&self) {
+        self.inner.shared.wake.notify_one();
+    }
+
+    /// Counters and gauges, as of now.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats::of(&self.inner.shared)
+    }
+
+    /// Brings the gauges of the metrics up to date.
+    pub fn publish_gauges(&self) {
+        self.inner.shared.recorder.publish(&self.stats());
+    }
+
+    fn count_arrival(&self, rows: u32) {
+        let shared = &self.inner.shared;
+        let counts = &shared.recorder.counts;
+        counts.arrivals.fetch_add(1, Ordering::Relaxed);
+        counts.arrival_rows.fetch_add(u64::from(rows), Ordering::Relaxed);
+        let work = shared.latency().expected(rows).as_micros() as u64;
+        counts.arrival_work_micros.fetch_add(work, Ordering::Relaxed);
+    }
+
+    /// The fast path: straight to a replica with room, on the caller's own task. The queue is met only when all
+    /// are full, or others wait already.
+    async fn call_directly(&self, request: Request, rows: u32, started: Instant) -> Result<Answer, Error> {
+        let shared = &self.inner.shared;
+        if shared.waiting.requests.load(Ordering::Acquire) > 0 {
+            return self.call_queued(request, rows, started).await;
+        }
+        let Some(slot) = shared.board.load().pick(started, None) else {
+            return self.call_queued(request, rows, started).await;
+        };
+        match direct::call(shared, slot, request, rows, started).await {
+            Done::Outcome(outcome) => outcome,
+            Done::TryElsewhere { request, avoid } => {
+                let retry = Retry { attempts: 1, avoid: Some(avoid) };
+                self.call_retried(*request, rows, started, retry).await
+            }
+        }
+    }
+
+    async fn call_queued(&self, request: Request, rows: u32, started: Instant) -> Result<Answer, Error> {
+        self.call_retried(request, rows, started, Retry { attempts: 0, avoid: None }).await
+    }
+
+    async fn call_retried(
+        &self,
+        request: Request,
+        rows: u32,
+        enqueued: Instant,
+        retry: Retry,
+    ) -> Result<Answer, Error> {
+        let shared = &self.inner.shared;
+        let deadline = request.deadline;
+        let (responder, pending) = respond::channel(enqueued);
+        let id = self.inner.next_id.fetch_add(1, Ordering::Relaxed);
+        let ticket = Ticket {
+            id,
+            request,
+            responder,
+            rows,
+            enqueued,
+            dispatched: None,
+            attempts: retry.attempts,
+            avoid: retry.avoid,
+            cold: Cold::No,
+            cold_start: None,
+        };
+        shared.waiting.requests.fetch_add(1, Ordering::AcqRel);
+        if self.inner.events.try_send(Event::Arrive(Box::new(ticket))).is_err() {
+            shared.waiting.requests.fetch_sub(1, Ordering::AcqRel);
+            let limit = u64::from(shared.config.queue.requests);
+            let retry_after = Duration::from_secs(1);
+            let unit = QueueUnit::Requests;
+            return Err(Rejection::QueueFull { queued: limit, limit, unit, retry_after }.into());
+        }
+        let mut cancel = CancelOnDrop { inner: &self.inner, id: Some(id) };
+        let outcome = pending.outcome(deadline).await;
+        if !matches!(outcome, Err(Error::DeadlineExceeded { .. })) {
+            cancel.id = None;
+        }
+        outcome
+    }
+
+    /// A request of more rows than one call may have, as several, joined again.
+    async fn call_in_parts(&self, request: Request) -> Result<Answer, Error> {
+        let bad = || Error::Upstream(CallError::BadResponse);
+        let started = Instant::now();
+        let Payload::Tensors(inference) = &request.payload else {
+            let rows = rows_of(&request.payload);
+            return self.call_queued(request, rows, started).await;
+        };
+        let Ok(parts) = split::slice(inference, self.inner.shared.max_rows()) else {
+            // What cannot be cut is the model server's to judge, alone.
+            return self.call_queued(request, 1, started).await;
+        };
+        let calls = parts.into_iter().map(|part| {
+            let part = Request {
+                payload: Payload::Tensors(part),
+                deadline: request.deadline,
+                class: request.class,
+                tenant: Arc::clone(&request.tenant),
+                trace: request.trace.clone(),
+                charge: Charge::none(),
+            };
+            let rows = rows_of(&part.payload);
+            self.call_queued(part, rows, started)
+        });
+        let answers = try_join_all(calls).await?;
+        let outcomes: Option<Vec<Outcome>> = answers
+            .iter()
+            .map(|answer| match &answer.reply {
+                Reply::Tensors(outcome) => Some(outcome.clone()),
+                Reply::Opaque(_) => None,
+            })
+            .collect();
+        let joined = split::join(&outcomes.ok_or_else(bad)?).map_err(|_| bad())?;
+        let timings =
+            answers.into_iter().map(|answer| answer.timings).reduce(Timings::longest).unwrap_or_default();
+        Ok(Answer { reply: Reply::Tensors(joined), timings })
+    }
+}
+
+/// What an earlier attempt leaves to the next.
+struct Retry {
+    attempts: u32,
+    avoid: Option<Arc<str>>,
+}
+
+/// Takes a request out of the queue when its caller leaves.
+struct CancelOnDrop<'a> {
+    inner: &'a Inner,
+    /// `None` once it has its outcome.
+    id: Option<u64>,
+}
+
+impl Drop for CancelOnDrop<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            // If the channel is full the entry stays until its turn comes, and is skipped then.
+            let _ = self.inner.events.try_send(Event::Cancel(id));
+        }
+    }
+}
+
+fn rows_of(payload: &Payload) -> u32 {
+    match payload {
+        Payload::Tensors(inference) => {
+            inference.rows().and_then(|rows| u32::try_from(rows).ok()).unwrap_or(1).max(1)
+        }
+        Payload::Opaque(_) => 1,
+    }
+}

@@ -1,0 +1,447 @@
+//! The order in which requests wait: class (with ageing) → tenant by deficit round robin in rows → earliest
+//! deadline. Pure; only the dispatch task owns one.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::request::Class;
+
+/// A request that waited this long goes before higher classes.
+const AGEING: Duration = Duration::from_secs(2);
+/// Rows a tenant may take per turn.
+const QUANTUM: i64 = 32;
+/// Entries of other keys that are stepped over while a batch is gathered, per row asked for.
+const LOOK_PAST: usize = 8;
+
+/// What makes two requests mergeable: equal keys. `None` is never merged.
+pub type Key = Option<Arc<[u8]>>;
+
+/// One waiting request.
+#[derive(Debug)]
+pub struct Entry<T> {
+    pub id: u64,
+    pub key: Key,
+    pub class: Class,
+    pub tenant: Arc<str>,
+    pub deadline: Instant,
+    pub enqueued: Instant,
+    pub rows: u32,
+    pub bytes: usize,
+    pub item: T,
+}
+
+/// Requests of one model that wait for a replica.
+#[derive(Debug)]
+pub struct Queue<T> {
+    classes: [ClassQueue<T>; 3],
+    /// By id, which is the order of arrival.
+    index: BTreeMap<u64, Place>,
+    rows: u64,
+    bytes: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Place {
+    class: Class,
+    tenant: Arc<str>,
+    deadline: Instant,
+    enqueued: Instant,
+}
+
+#[derive(Debug)]
+struct ClassQueue<T> {
+    tenants: HashMap<Arc<str>, Tenant<T>>,
+    turn: VecDeque<Arc<str>>,
+}
+
+#[derive(Debug)]
+struct Tenant<T> {
+    deficit: i64,
+    entries: BTreeMap<(Instant, u64), Entry<T>>,
+}
+
+impl<T> Default for Queue<T> {
+    fn default() -> Self {
+        let class = || ClassQueue { tenants: HashMap::new(), turn: VecDeque::new() };
+        Self { classes: [class(), class(), class()], index: BTreeMap::new(), rows: 0, bytes: 0 }
+    }
+}
+
+impl<T> Queue<T> {
+    pub fn push(&mut self, entry: Entry<T>) {
+        self.rows += u64::from(entry.rows);
+        self.bytes += entry.bytes;
+        let (class, tenant) = (entry.class, Arc::clone(&entry.tenant));
+        let place =
+            Place { class, tenant: Arc::clone(&tenant), deadline: entry.deadline, enqueued: entry.enqueued };
+        self.index.insert(entry.id, place);
+        self.class_mut(class).push(tenant, entry);
+    }
+
+    /// Takes out one request, wherever it waits.
+    pub fn remove(&mut self, id: u64) -> Option<Entry<T>> {
+        let place = self.index.remove(&id)?;
+        let entry = self.class_mut(place.class).remove(&place.tenant, (place.deadline, id))?;
+        self.rows -= u64::from(entry.rows);
+        self.bytes -= entry.bytes;
+        Some(entry)
+    }
+
+    /// The request that should be served next.
+    #[must_use]
+    pub fn head(&self, now: Instant) -> Option<&Entry<T>> {
+        self.aged(now).or_else(|| self.classes.iter().find_map(|class| class.head()))
+    }
+
+    /// Takes the head and then what may be merged with it, in order, up to `max_rows` rows (the head always).
+    pub fn take(&mut self, now: Instant, max_rows: u32) -> Vec<Entry<T>> {
+        let Some(head) = self.head(now).map(|e| e.id).and_then(|id| self.remove(id)) else {
+            return Vec::new();
+        };
+        let mut left = max_rows.saturating_sub(head.rows);
+        self.class_mut(head.class).spend(&head.tenant, head.rows);
+        let key = head.key.clone();
+        let mut batch = vec![head];
+        if key.is_none() {
+            return batch;
+        }
+        for id in self.mergeable(&key, left) {
+            let Some(entry) = self.remove(id) else { continue };
+            self.class_mut(entry.class).spend(&entry.tenant, entry.rows);
+            left = left.saturating_sub(entry.rows);
+            batch.push(entry);
+        }
+        batch
+    }
+
+    /// Removes every request for which `doomed` holds, looking at each tenant's earliest deadlines first and
+    /// stopping at the first one that is not.
+    pub fn take_doomed(&mut self, mut doomed: impl FnMut(&Entry<T>) -> bool) -> Vec<Entry<T>> {
+        let mut ids = Vec::new();
+        for tenant in self.classes.iter().flat_map(|class| class.tenants.values()) {
+            ids.extend(tenant.entries.values().take_while(|e| doomed(e)).map(|e| e.id));
+        }
+        ids.into_iter().filter_map(|id| self.remove(id)).collect()
+    }
+
+    /// Empties the queue.
+    pub fn take_all(&mut self) -> Vec<Entry<T>> {
+        let ids: Vec<u64> = self.index.keys().copied().collect();
+        ids.into_iter().filter_map(|id| self.remove(id)).collect()
+    }
+
+    /// Takes the newest request of the lowest class below `class`, to make room for it.
+    pub fn evict_below(&mut self, class: Class) -> Option<Entry<T>> {
+        let lowest = self
+            .index
+            .iter()
+            .filter(|(_, place)| place.class > class)
+            .max_by_key(|(id, place)| (place.class, **id))
+            .map(|(id, _)| *id)?;
+        self.remove(lowest)
+    }
+
+    /// Rows that would be served before a request of this class and deadline.
+    #[must_use]
+    pub fn rows_before(&self, class: Class, deadline: Instant) -> u64 {
+        let mut rows = 0;
+        for (at, queue) in self.classes.iter().enumerate() {
+            for entry in queue.tenants.values().flat_map(|t| t.entries.values()) {
+                let same = at == class as usize;
+                if at < class as usize || (same && entry.deadline <= deadline) {
+                    rows += u64::from(entry.rows);
+                }
+            }
+        }
+        rows
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Entry<T>> {
+        self.classes.iter().flat_map(|c| c.tenants.values()).flat_map(|t| t.entries.values())
+    }
+
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.index.is_empty()
+    }
+
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// When the request that waits longest came.
+    #[must_use]
+    pub fn oldest(&self) -> Option<Instant> {
+        self.index.values().next().map(|place| place.enqueued)
+    }
+
+    /// The first deadline of all.
+    #[must_use]
+    pub fn earliest_deadline(&self) -> Option<Instant> {
+        self.classes
+            .iter()
+            .flat_map(|c| c.tenants.values())
+            .filter_map(|t| t.entries.keys().next().map(|(deadline, _)| *deadline))
+            .min()
+    }
+
+    /// The oldest request of all, if it waited so long that its class no longer counts.
+    fn aged(&self, now: Instant) -> Option<&Entry<T>> {
+        let (id, place) = self.index.first_key_value()?;
+        if now.saturating_duration_since(place.enqueued) < AGEING {
+            return None;
+        }
+        let tenant = self.classes.get(place.class as usize)?.tenants.get(&place.tenant)?;
+        tenant.entries.get(&(place.deadline, *id))
+    }
+
+    /// Ids of requests with this key that fit `rows`, in order of service.
+    fn mergeable(&self, key: &Key, mut rows: u32) -> Vec<u64> {
+        let mut ids = Vec::new();
+        let mut patience = LOOK_PAST * rows as usize;
+        for entry in self.classes.iter().flat_map(ClassQueue::in_order) {
+            if rows == 0 || patience == 0 {
+                break;
+            }
+            patience -= 1;
+            if entry.key == *key && entry.rows <= rows {
+                rows -= entry.rows;
+                ids.push(entry.id);
+            }
+        }
+        ids
+    }
+
+    fn class_mut(&mut self, class: Class) -> &mut ClassQueue<T> {
+        let [high, normal, low] = &mut self.classes;
+        match class {
+            Class::High => high,
+            Class::Normal => normal,
+            Class::Low => low,
+        }
+    }
+}
+
+impl<T> ClassQueue<T> {
+    fn push(&mut self, tenant: Arc<str>, entry: Entry<T>) {
+        let queue = self.tenants.entry(Arc::clone(&tenant)).or_insert_with(|| {
+            self.turn.push_back(tenant);
+            Tenant { deficit: QUANTUM, entries: BTreeMap::new() }
+        });
+        queue.entries.insert((entry.deadline, entry.id), entry);
+    }
+
+    /// A tenant with nothing waiting is forgotten, and with it what it owed: the map stays as small as the queue.
+    fn remove(&mut self, tenant: &Arc<str>, at: (Instant, u64)) -> Option<Entry<T>> {
+        let queue = self.tenants.get_mut(tenant)?;
+        let entry = queue.entries.remove(&at)?;
+        if queue.entries.is_empty() {
+            self.tenants.remove(tenant);
+            self.turn.retain(|t| t != tenant);
+        }
+        Some(entry)
+    }
+
+    fn head(&self) -> Option<&Entry<T>> {
+        let tenant = self.turn.front().and_then(|t| self.tenants.get(t))?;
+        tenant.entries.values().next()
+    }
+
+    /// Tenants in turn, each by deadline and no further than its deficit; then what is left of each.
+    fn in_order(&self) -> impl Iterator<Item = &Entry<T>> {
+        let tenants = || self.turn.iter().filter_map(|t| self.tenants.get(t));
+        let within = tenants().flat_map(Tenant::within_deficit);
+        within.chain(tenants().flat_map(Tenant::beyond_deficit))
+    }
+
+    /// Charges a tenant for rows it was given; the turn passes on once its deficit is used up.
+    fn spend(&mut self, tenant: &Arc<str>, rows: u32) {
+        let Some(queue) = self.tenants.get_mut(tenant) else { return };
+        queue.deficit -= i64::from(rows);
+        if queue.deficit <= 0 {
+            // A request larger than the quantum leaves a debt of several turns; it is forgiven beyond one, so
+            // that the sum of the turns stays bounded.
+            queue.deficit = (queue.deficit + QUANTUM).max(1);
+            self.turn.retain(|t| t != tenant);
+            self.turn.push_back(Arc::clone(tenant));
+        }
+    }
+}
+
+impl<T> Tenant<T> {
+    fn count_within_deficit(&self) -> usize {
+        let mut left = self.deficit;
+        self.entries
+            .values()
+            .take_while(|e| {
+                let fits = left > 0;
+                left -= i64::from(e.rows);
+                fits
+            })
+            .count()
+    }
+
+    fn within_deficit(&self) -> impl Iterator<Item = &Entry<T>> {
+        self.entries.values().take(self.count_within_deficit())
+    }
+
+    fn beyond_deficit(&self) -> impl Iterator<Item = &Entry<T>> {
+        self.entries.values().skip(self.count_within_deficit())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> Key {
+        Some(name.as_bytes().into())
+    }
+
+    struct Bench {
+        queue: Queue<()>,
+        start: Instant,
+        next: u64,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            Self { queue: Queue::default(), start: Instant::now(), next: 0 }
+        }
+
+        fn push(&mut self, class: Class, tenant: &str, deadline_ms: u64, rows: u32, key_name: &str) -> u64 {
+            let id = self.next;
+            self.next += 1;
+            self.queue.push(Entry {
+                id,
+                key: key(key_name),
+                class,
+                tenant: tenant.into(),
+                deadline: self.start + Duration::from_millis(deadline_ms),
+                enqueued: self.start,
+                rows,
+                bytes: 10,
+                item: (),
+            });
+            id
+        }
+
+        fn take(&mut self, rows: u32) -> Vec<u64> {
+            self.queue.take(self.start, rows).into_iter().map(|e| e.id).collect()
+        }
+    }
+
+    #[test]
+    fn the_earliest_deadline_goes_first() {
+        let mut b = Bench::new();
+        let late = b.push(Class::Normal, "", 300, 1, "k");
+        let soon = b.push(Class::Normal, "", 100, 1, "k");
+        let middle = b.push(Class::Normal, "", 200, 1, "k");
+        assert_eq!(b.take(2), [soon, middle]);
+        assert_eq!(b.take(2), [late]);
+        assert!(b.queue.is_empty() && b.queue.rows() == 0 && b.queue.bytes() == 0);
+    }
+
+    #[test]
+    fn a_higher_class_goes_before_an_earlier_deadline() {
+        let mut b = Bench::new();
+        let low = b.push(Class::Low, "", 100, 1, "k");
+        let high = b.push(Class::High, "", 900, 1, "k");
+        assert_eq!(b.take(1), [high]);
+        assert_eq!(b.take(1), [low]);
+    }
+
+    #[test]
+    fn what_waited_two_seconds_goes_before_higher_classes() {
+        let mut b = Bench::new();
+        let low = b.push(Class::Low, "", 60_000, 1, "k");
+        b.push(Class::High, "", 50_000, 1, "k");
+        let later = b.start + AGEING;
+        assert_eq!(b.queue.take(later, 1).first().map(|e| e.id), Some(low));
+    }
+
+    #[test]
+    fn different_keys_are_never_taken_together() {
+        let mut b = Bench::new();
+        let a1 = b.push(Class::Normal, "", 100, 1, "a");
+        let b1 = b.push(Class::Normal, "", 200, 1, "b");
+        let a2 = b.push(Class::Normal, "", 300, 1, "a");
+        assert_eq!(b.take(8), [a1, a2]);
+        assert_eq!(b.take(8), [b1]);
+    }
+
+    #[test]
+    fn a_batch_never_exceeds_its_rows_but_for_a_large_head() {
+        let mut b = Bench::new();
+        let large = b.push(Class::Normal, "", 100, 9, "k");
+        let three = b.push(Class::Normal, "", 200, 3, "k");
+        let four = b.push(Class::Normal, "", 300, 4, "k");
+        let one = b.push(Class::Normal, "", 400, 1, "k");
+        assert_eq!(b.take(4), [large]);
+        assert_eq!(b.take(4), [three, one]);
+        assert_eq!(b.take(4), [four]);
+    }
+
+    #[test]
+    fn a_flooding_tenant_gets_its_share_of_rows_and_no_more() {
+        let mut b = Bench::new();
+        for i in 0..300 {
+            b.push(Class::Normal, "flood", i, 1, "k");
+        }
+        for i in 0..60 {
+            b.push(Class::Normal, "calm", 1_000 + i, 1, "k");
+        }
+        let mut calm = 0;
+        for _ in 0..8 {
+            calm += b.queue.take(b.start, 16).iter().filter(|e| &*e.tenant == "calm").count();
+        }
+        assert!((40..=60).contains(&calm), "{calm} of 128 rows");
+    }
+
+    #[test]
+    fn only_doomed_requests_are_dropped() {
+        let mut b = Bench::new();
+        let dead = b.push(Class::Normal, "", 5, 1, "k");
+        b.push(Class::Normal, "", 500, 1, "k");
+        let limit = b.start + Duration::from_millis(10);
+        let dropped: Vec<u64> = b.queue.take_doomed(|e| e.deadline < limit).iter().map(|e| e.id).collect();
+        assert_eq!(dropped, [dead]);
+        assert_eq!(b.queue.len(), 1);
+    }
+
+    #[test]
+    fn room_is_made_by_the_newest_of_the_lowest_class() {
+        let mut b = Bench::new();
+        b.push(Class::Normal, "", 1, 1, "k");
+        b.push(Class::Low, "", 1, 1, "k");
+        let newest_low = b.push(Class::Low, "", 1, 1, "k");
+        assert_eq!(b.queue.evict_below(Class::High).map(|e| e.id), Some(newest_low));
+        assert!(b.queue.evict_below(Class::Low).is_none());
+    }
+
+    #[test]
+    fn a_cancelled_request_leaves_no_trace() {
+        let mut b = Bench::new();
+        let id = b.push(Class::Normal, "t", 1, 4, "k");
+        assert!(b.queue.remove(id).is_some());
+        assert!(b.queue.remove(id).is_none());
+        assert!(b.queue.is_empty() && b.queue.rows() == 0);
+        assert!(b.queue.classes.iter().all(|c| c.tenants.is_empty() && c.turn.is_empty()));
+    }
+}

@@ -1,0 +1,224 @@
+//! What the handle, the dispatch task and the calls in flight of one model share.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU8, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
+
+use crate::{
+    board::{Board, Waiting},
+    budget::Budget,
+    dispatch::Ticket,
+    error::{CallError, Error},
+    latency::Latency,
+    limit::Limit,
+    metrics::Recorder,
+    pipeline::{Batching, Config},
+    request::Answer,
+};
+
+/// Rows of a merged call where the configuration does not say.
+const MAX_ROWS: u32 = 64;
+/// After an answer that did not fit its batch, nothing is merged for this long.
+const SUSPENSION: Duration = Duration::from_secs(600);
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) board: ArcSwap<Board>,
+    pub(crate) recorder: Recorder,
+    pub(crate) waiting: Arc<Waiting>,
+    pub(crate) queue: QueueGauges,
+    /// Notified when a request finds no ready replica.
+    pub(crate) wake: Notify,
+    pub(crate) epoch: Instant,
+    /// Requests that go back to the queue for another attempt.
+    pub(crate) returns: mpsc::Sender<Ticket>,
+    merging: AtomicU8,
+    suspended_until: AtomicU64,
+    latency: Mutex<Latency>,
+    budget: Mutex<Budget>,
+}
+
+/// The queue as the dispatch task last saw it.
+#[derive(Debug, Default)]
+pub(crate) struct QueueGauges {
+    pub(crate) rows: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    /// Arrival of the oldest request in microseconds since the epoch, plus one; 0: none.
+    pub(crate) oldest: AtomicU64,
+}
+
+/// Whether requests of this model are merged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Merging {
+    /// By configuration, or because the model has no batch dimension.
+    Never,
+    /// No replica has told its metadata yet.
+    Unknown,
+    /// The self-check has yet to pass.
+    Unchecked,
+    Checking,
+    On,
+    /// An answer did not fit its batch.
+    Suspended,
+}
+
+impl Merging {
+    const ALL: [Self; 6] =
+        [Self::Never, Self::Unknown, Self::Unchecked, Self::Checking, Self::On, Self::Suspended];
+
+    /// Whether calls are single and as many as the replica's limit allows.
+    pub(crate) fn spreads(self) -> bool {
+        matches!(self, Self::Never | Self::Suspended)
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(config: Config, returns: mpsc::Sender<Ticket>) -> Self {
+        let merging = if config.batching == Batching::Off { Merging::Never } else { Merging::Unknown };
+        let now = Instant::now();
+        Self {
+            recorder: Recorder::new(&config.model),
+            config,
+            board: ArcSwap::default(),
+            waiting: Arc::default(),
+            queue: QueueGauges::default(),
+            wake: Notify::new(),
+            epoch: now,
+            returns,
+            merging: AtomicU8::new(merging as u8),
+            suspended_until: AtomicU64::new(0),
+            latency: Mutex::new(Latency::default()),
+            budget: Mutex::new(Budget::new(now)),
+        }
+    }
+
+    pub(crate) fn merging(&self) -> Merging {
+        let at = usize::from(self.merging.load(Ordering::Relaxed));
+        Merging::ALL.get(at).copied().unwrap_or(Merging::Never)
+    }
+
+    /// Changes how requests are dispatched from now on, and the number of calls a replica may have with it.
+    pub(crate) fn set_merging(&self, merging: Merging) {
+        let before = self.merging.swap(merging as u8, Ordering::Relaxed);
+        if before != merging as u8 {
+            self.board.load().set_limit(&self.limit());
+        }
+    }
+
+    /// Learns from a replica's metadata whether rows can be merged at all.
+    pub(crate) fn learn_batch_dimension(&self, has: Option<bool>) {
+        match (self.merging(), has) {
+            (Merging::Unknown, Some(true)) if self.needs_check() => {
+                // The check computes requests twice, which a model that is not idempotent forbids.
+                let checkable = self.config.idempotent;
+                self.set_merging(if checkable { Merging::Unchecked } else { Merging::Never });
+            }
+            (Merging::Unknown, Some(true)) => self.set_merging(Merging::On),
+            (Merging::Unknown | Merging::Unchecked | Merging::On, Some(false)) => {
+                self.set_merging(Merging::Never);
+            }
+            _ => {}
+        }
+    }
+
+    /// Merges nothing for ten minutes.
+    pub(crate) fn suspend_merging(&self, reason: &'static str) {
+        let until = self.epoch.elapsed() + SUSPENSION;
+        self.suspended_until.store(until.as_micros() as u64, Ordering::Relaxed);
+        self.set_merging(Merging::Suspended);
+        self.recorder.merging_suspended(reason);
+        tracing::warn!(model = %self.config.model, reason, "requests are not merged for ten minutes");
+    }
+
+    pub(crate) fn end_suspension(&self) {
+        let until = Duration::from_micros(self.suspended_until.load(Ordering::Relaxed));
+        if self.merging() == Merging::Suspended && self.epoch.elapsed() >= until {
+            self.set_merging(Merging::Unchecked);
+        }
+    }
+
+    pub(crate) fn limit(&self) -> Limit {
+        if self.merging().spreads() { Limit::of(self.config.concurrency) } else { Limit::one() }
+    }
+
+    /// Most rows of one call.
+    pub(crate) fn max_rows(&self) -> u32 {
+        match self.config.batching {
+            Batching::Merge { max_rows, .. } => max_rows.max(1),
+            Batching::Auto => MAX_ROWS,
+            Batching::Off => 1,
+        }
+    }
+
+    /// Longest a batch is held open.
+    pub(crate) fn max_hold(&self) -> Duration {
+        match self.config.batching {
+            Batching::Merge { max_hold, .. } => max_hold,
+            Batching::Auto | Batching::Off => self.config.slo / 10,
+        }
+    }
+
+    pub(crate) fn latency(&self) -> MutexGuard<'_, Latency> {
+        // Nothing panics while it is held; what a poisoned lock holds is still sound.
+        self.latency.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn budget(&self) -> MutexGuard<'_, Budget> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Rows per second that all ready replicas answer together; `None` before enough calls were seen.
+    pub(crate) fn service_rate(&self, latency: &Latency) -> Option<f64> {
+        if !latency.trusted() {
+            return None;
+        }
+        let board = self.board.load();
+        let open = board.seats.iter().filter(|seat| !seat.is_closed(Instant::now()));
+        let rate_of = |seats: f64, rows: u32| {
+            let seconds = latency.expected(rows).as_secs_f64();
+            (seconds > 0.0).then(|| seats * f64::from(rows) / seconds)
+        };
+        if self.merging() == Merging::On {
+            let rows = latency.rows_within(self.config.slo, self.max_rows());
+            let speed = open.map(|seat| 1.0 / seat.slowness().max(0.1)).sum();
+            return rate_of(speed, rows);
+        }
+        rate_of(open.map(|seat| f64::from(seat.limit())).sum(), 1)
+    }
+
+    /// The one place where the end of a request is counted.
+    pub(crate) fn count_outcome(&self, elapsed: Duration, outcome: &Result<Answer, Error>) {
+        let counts = &self.recorder.counts;
+        match outcome {
+            Ok(_) => {
+                counts.completions.fetch_add(1, Ordering::Relaxed);
+                counts.latency.record(elapsed);
+                counts.slo_misses.fetch_add(u64::from(elapsed > self.config.slo), Ordering::Relaxed);
+                return;
+            }
+            Err(Error::Rejected(rejection)) => self.recorder.shed(rejection),
+            Err(Error::DeadlineExceeded { .. }) => self.recorder.deadline_missed(),
+            // The server holds it against the client: neither a failure nor a miss.
+            Err(Error::Upstream(CallError::Refused { .. })) => return,
+            Err(Error::Upstream(_) | Error::Internal) => {}
+        }
+        counts.failures.fetch_add(1, Ordering::Relaxed);
+        counts.slo_misses.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn needs_check(&self) -> bool {
+        self.config.batching == Batching::Auto
+    }
+}
