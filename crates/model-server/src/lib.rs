@@ -1,0 +1,21 @@
+//! A small ONNX model server: the backend of the embedded default, of the demo and of the tests.
+//!
+//! One port speaks the Open Inference Protocol over REST (JSON and binary tensors) and over gRPC. A call goes
+//! connection → [`rest`] or [`grpc`] (decode) → [`serving`] (ready? known? a free slot?) → [`engine`] (compute)
+//! and back. [`Server`] is for callers in the same process, [`run`] for the command line.
+
+mod args;
+mod connection;
+mod engine;
+mod error;
+mod grpc;
+mod pace;
+mod rest;
+mod server;
+mod serving;
+mod statistics;
+
+pub use args::{Args, ModelFile, run, serve};
+pub use engine::{InferError, LoadError, Model};
+pub use pace::{Pace, PaceError};
+pub use server::{BindError, DrainError, Options, Server};
