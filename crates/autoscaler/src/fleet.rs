@@ -13,7 +13,11 @@ pub trait Fleet: Send + Sync + 'static {
 
     /// Asks for `target` replicas. Returns once the wish is written, not once it is fulfilled. On the way down
     /// pending replicas go first, then unready ones, then those of `victims` in that order, then the youngest.
-    fn scale(&self, target: u32, victims: &[ReplicaId]) -> impl Future<Output = Result<(), ScaleError>> + Send;
+    fn scale(
+        &self,
+        target: u32,
+        victims: &[ReplicaId],
+    ) -> impl Future<Output = Result<(), ScaleError>> + Send;
 }
 
 pub type ReplicaId = Arc<str>;

@@ -1,0 +1,223 @@
+//! From demand to a number of replicas. A function of its arguments: the same policy, memory, snapshot and time
+//! give the same decision, today or in a replay.
+
+mod down;
+mod limit;
+mod up;
+mod zero;
+
+use std::{cmp::Ordering, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    limit::{Limit, LimitKind},
+    zero::Zero,
+};
+use crate::{
+    capacity::Capacity,
+    demand::{self, Term, Why},
+    policy::{Bounds, Policy, Slo},
+    snapshot::Snapshot,
+    state::State,
+    view::View,
+};
+pub use crate::{
+    signals::Health,
+    view::{Load, Standing},
+};
+
+/// How many replicas there should be, and everything that led to it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Decision {
+    pub at: Duration,
+    /// Replicas wished for before.
+    pub from: u32,
+    /// Replicas wished for now.
+    pub to: u32,
+    pub reason: Reason,
+    /// What the terms call for, before bounds and limits.
+    pub target: u32,
+    pub terms: Vec<Term>,
+    /// What kept `to` from being `target`, in the order in which it was applied.
+    pub limits: Vec<Limit>,
+    /// When and why the model goes, or does not go, to zero.
+    pub zero: Zero,
+    pub bounds: Bounds,
+    pub inputs: Inputs,
+}
+
+/// What a decision was reckoned from, for its explanation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Inputs {
+    pub slo: Slo,
+    pub load: Load,
+    pub capacity: Capacity,
+    pub fleet: Standing,
+    pub health: Health,
+    /// The cold start that was reckoned with.
+    pub cold_start: Duration,
+}
+
+/// Why the wish is what it is: used alike as log field, event and label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// As many as are called for.
+    Steady,
+    /// Fewer are called for, and a limit keeps them.
+    Held,
+    /// More are called for, and a limit forbids them.
+    Limited,
+    /// Up from zero because somebody came.
+    FirstRequest,
+    /// Up because of what waits.
+    Backlog,
+    /// Up because of what arrives.
+    Load,
+    /// Up to the fewest that are allowed.
+    MinReplicas,
+    /// Up by one beside replicas that do not start.
+    Replacement,
+    /// Down to the most that are allowed.
+    MaxReplicas,
+    /// Down because fewer do.
+    LowLoad,
+    /// Down to zero.
+    Idle,
+    /// Down to one that goes on trying, of those that find no place to run.
+    Unschedulable,
+}
+
+/// Which way a decision goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    Up,
+    Down,
+    Hold,
+}
+
+impl Reason {
+    /// Every reason, in the order of the documentation.
+    pub const ALL: [Self; 12] = [
+        Self::Steady,
+        Self::Held,
+        Self::Limited,
+        Self::FirstRequest,
+        Self::Backlog,
+        Self::Load,
+        Self::MinReplicas,
+        Self::Replacement,
+        Self::MaxReplicas,
+        Self::LowLoad,
+        Self::Idle,
+        Self::Unschedulable,
+    ];
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Steady => "steady",
+            Self::Held => "held",
+            Self::Limited => "limited",
+            Self::FirstRequest => "first_request",
+            Self::Backlog => "backlog",
+            Self::Load => "load",
+            Self::MinReplicas => "min_replicas",
+            Self::Replacement => "replacement",
+            Self::MaxReplicas => "max_replicas",
+            Self::LowLoad => "low_load",
+            Self::Idle => "idle",
+            Self::Unschedulable => "unschedulable",
+        }
+    }
+
+    #[must_use]
+    pub fn direction(self) -> Direction {
+        match self {
+            Self::Steady | Self::Held | Self::Limited => Direction::Hold,
+            Self::FirstRequest | Self::Backlog | Self::Load | Self::MinReplicas | Self::Replacement => {
+                Direction::Up
+            }
+            Self::MaxReplicas | Self::LowLoad | Self::Idle | Self::Unschedulable => Direction::Down,
+        }
+    }
+}
+
+impl Direction {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Hold => "hold",
+        }
+    }
+}
+
+/// Decides how many replicas there should be at `now`. `state` has observed `snapshot` at `now`.
+#[must_use]
+pub fn decide(policy: &Policy, state: &State, snapshot: &Snapshot, now: Duration) -> Decision {
+    let view = View::new(policy, state, snapshot, now);
+    let health = state.signals.health(now);
+    let zero = zero::check(&view);
+    let terms = demand::terms(&view, zero);
+    let called_for = demand::binding(&terms).map_or(0, |term| term.replicas);
+    let target = if matches!(zero, Zero::Due { .. }) { 0 } else { called_for };
+    let mut limits = Vec::new();
+    let to = limited(&view, &health, zero, target, &mut limits);
+    let reason = reason(&view, &terms, target, to);
+    let View { load, capacity, fleet, lead, wanted, .. } = view;
+    let inputs = Inputs { slo: policy.slo, load, capacity, fleet, health, cold_start: lead };
+    let bounds = policy.bounds;
+    Decision { at: now, from: wanted, to, reason, target, terms, limits, zero, bounds, inputs }
+}
+
+/// Applies bounds and rules to `target`. Bounds come first, so that the rules know where to go, and last, so
+/// that no rule can leave them.
+fn limited(view: &View<'_>, health: &Health, zero: Zero, target: u32, limits: &mut Vec<Limit>) -> u32 {
+    let bounds = view.policy.bounds;
+    let goal = bounds.clamp(target);
+    let kind = if goal > target { LimitKind::Min } else { LimitKind::Max };
+    limit::note(limits, kind, target, goal);
+    let goal = up::replaced(view, goal);
+    let ruled = if goal < view.wanted {
+        down::limited(view, health, zero, goal, limits)
+    } else {
+        up::limited(view, goal, limits)
+    };
+    bounds.clamp(ruled)
+}
+
+fn reason(view: &View<'_>, terms: &[Term], target: u32, to: u32) -> Reason {
+    match to.cmp(&view.wanted) {
+        Ordering::Greater => reason_up(view, terms, target, to),
+        Ordering::Less => reason_down(view, target, to),
+        Ordering::Equal if target > to => Reason::Limited,
+        Ordering::Equal if view.policy.bounds.clamp(target) < to => Reason::Held,
+        Ordering::Equal => Reason::Steady,
+    }
+}
+
+fn reason_up(view: &View<'_>, terms: &[Term], target: u32, to: u32) -> Reason {
+    if target <= view.wanted {
+        return if to <= view.policy.bounds.min { Reason::MinReplicas } else { Reason::Replacement };
+    }
+    match demand::binding(terms).map(|term| &term.why) {
+        _ if view.wanted == 0 => Reason::FirstRequest,
+        Some(Why::Backlog(_)) => Reason::Backlog,
+        _ => Reason::Load,
+    }
+}
+
+fn reason_down(view: &View<'_>, target: u32, to: u32) -> Reason {
+    if to == view.policy.bounds.max {
+        Reason::MaxReplicas
+    } else if to == 0 {
+        Reason::Idle
+    } else if target > to && view.fleet.unschedulable > 0 {
+        Reason::Unschedulable
+    } else {
+        Reason::LowLoad
+    }
+}

@@ -1,0 +1,71 @@
+//! The reasons for replicas. Each term says how many it calls for and keeps the numbers it was reckoned from;
+//! the target is the largest.
+
+pub(crate) mod backlog;
+pub(crate) mod envelope;
+pub(crate) mod waiting;
+pub(crate) mod warm;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    backlog::{Backlog, PerReplica},
+    envelope::{Envelope, Measure},
+    waiting::Waiting,
+    warm::Warm,
+};
+use crate::view::View;
+
+/// One reason for a number of replicas.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Term {
+    pub replicas: u32,
+    pub why: Why,
+}
+
+/// The numbers behind a term.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Why {
+    /// The rate of arrivals, at its recent peaks.
+    Envelope(Envelope),
+    /// What waits now and is going to wait until a new replica could help.
+    Backlog(Backlog),
+    /// Somebody is there.
+    Waiting(Waiting),
+    /// It is too early to go to zero.
+    Warm(Warm),
+}
+
+impl Why {
+    /// Every name a term can have.
+    pub const NAMES: [&'static str; 4] = ["envelope", "backlog", "waiting", "warm"];
+
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Envelope(_) => "envelope",
+            Self::Backlog(_) => "backlog",
+            Self::Waiting(_) => "waiting",
+            Self::Warm(_) => "warm",
+        }
+    }
+}
+
+/// Every term of the moment. At zero the past calls for nothing: only what waits does.
+pub(crate) fn terms(view: &View<'_>, zero: crate::decide::Zero) -> Vec<Term> {
+    let mut terms = Vec::with_capacity(4);
+    if view.wanted > 0 {
+        terms.push(envelope::term(view));
+    }
+    terms.push(waiting::term(view));
+    terms.push(backlog::term(view));
+    terms.extend(warm::term(view, zero));
+    terms
+}
+
+/// The term that calls for most; the first of equals.
+#[must_use]
+pub fn binding(terms: &[Term]) -> Option<&Term> {
+    terms.iter().rev().max_by_key(|term| term.replicas).filter(|term| term.replicas > 0)
+}

@@ -1,0 +1,82 @@
+//! Replicas for what waits: the queue as it will be when a replica asked for now could help.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Term, Why};
+use crate::{
+    capacity::{Basis, Learned},
+    view::{Load, View, whole},
+};
+
+/// Time in which a backlog is to be worked off, in seconds.
+const DRAIN_SECONDS: f64 = 60.0;
+
+/// A queue and what it takes to clear it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Backlog {
+    /// Waiting now.
+    pub queued: f64,
+    /// In flight now.
+    pub in_flight: f64,
+    /// Waiting one cold start from now, at the present rate, with the replicas that will be ready by then.
+    pub projected: f64,
+    /// Arrivals per second.
+    pub rate: f64,
+    /// What one replica can take.
+    pub per_replica: PerReplica,
+}
+
+/// What one replica can take, in whichever measure is known.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PerReplica {
+    /// Units at a time, assumed.
+    Room(f64),
+    /// Units per second, learned.
+    Rate(f64),
+}
+
+pub(crate) fn term(view: &View<'_>) -> Term {
+    let slots = view.capacity.slots;
+    let (backlog, needed) = match &view.capacity.basis {
+        Basis::Assumed => assumed(view),
+        Basis::Learned(learned) => projected(view, learned),
+    };
+    let asleep = view.asleep() || backlog.projected <= slots / 2.0;
+    let replicas = if asleep { 0 } else { whole(needed) };
+    Term { replicas, why: Why::Backlog(backlog) }
+}
+
+/// Without a rate all that can be said is how many replicas have room for what is there.
+fn assumed(view: &View<'_>) -> (Backlog, f64) {
+    let Load { queued, in_flight, rate, .. } = view.load;
+    let room = view.capacity.slots;
+    let per_replica = PerReplica::Room(room);
+    let backlog = Backlog { queued, in_flight, projected: queued, rate, per_replica };
+    (backlog, (queued + in_flight) / room)
+}
+
+fn projected(view: &View<'_>, learned: &Learned) -> (Backlog, f64) {
+    let Load { queued, in_flight, rate, .. } = view.load;
+    let until = view.now + view.lead;
+    let projected = project(queued, rate, learned.rate, view, until);
+    let backlog = Backlog { queued, in_flight, projected, rate, per_replica: PerReplica::Rate(learned.rate) };
+    (backlog, (rate + projected / DRAIN_SECONDS) / learned.rate)
+}
+
+/// The queue at `until`: it grows by what arrives and shrinks by what the ready replicas take, and each
+/// starting one from its ETA on.
+fn project(queued: f64, rate: f64, per_replica: f64, view: &View<'_>, until: Duration) -> f64 {
+    let mut queue = queued;
+    let mut at = view.now;
+    let mut serving = f64::from(view.fleet.ready);
+    for change in view.etas.iter().copied().filter(|eta| *eta < until).chain([until]) {
+        let span = change.saturating_sub(at).as_secs_f64();
+        queue = f64::max(queue + (rate - serving * per_replica) * span, 0.0);
+        at = at.max(change);
+        serving += 1.0;
+    }
+    queue
+}

@@ -1,0 +1,306 @@
+//! A decision in words: one true sentence with its arithmetic, and the whole picture in a few lines.
+
+mod words;
+
+use std::{fmt::Write as _, sync::Arc, time::Duration};
+
+use self::words::{count, quantity, span};
+use crate::{
+    capacity::{Basis, Unit},
+    decide::{Decision, Limit, LimitKind, Reason, Zero},
+    demand::{Backlog, Envelope, Measure, PerReplica, Term, Waiting, Why, binding},
+    log::{Entry, Outcome},
+    policy::Slo,
+};
+
+/// Transitions that the whole picture ends with.
+const LAST: usize = 3;
+
+/// Why the wish is what it is, in one sentence.
+#[must_use]
+pub fn sentence(decision: &Decision) -> String {
+    let Decision { from, to, target, bounds, .. } = decision;
+    match decision.reason {
+        Reason::Steady if *to == 0 => "0: nobody asks".to_owned(),
+        Reason::Steady if target < to => format!("{to}: never fewer than {}", bounds.min),
+        Reason::Steady => format!("{to}: {}", because(decision)),
+        Reason::Held => format!("want {target}, keep {to}: {}", limiting(decision)),
+        Reason::Limited => {
+            format!("want {target}, have {to}: {}; {}", limiting(decision), because(decision))
+        }
+        Reason::MinReplicas => format!("{from}→{to}: never fewer than {}", bounds.min),
+        Reason::MaxReplicas => format!("{from}→{to}: never more than {}", bounds.max),
+        Reason::Replacement => {
+            let failed = decision.inputs.fleet.failed;
+            format!(
+                "{from}→{to}: one more, because {} not start",
+                count(failed, "replica does", "replicas do")
+            )
+        }
+        Reason::Unschedulable => format!("{from}→{to}: {}", limiting(decision)),
+        Reason::Idle => format!("{from}→{to}: {}", idle(decision.zero)),
+        Reason::LowLoad => format!("{from}→{to}: {}{}", because(decision), so_far(decision)),
+        Reason::FirstRequest => {
+            let start = span(decision.inputs.cold_start);
+            format!(
+                "{from}→{to}: first request, {}; a start takes up to {start}{}",
+                because(decision),
+                so_far(decision)
+            )
+        }
+        Reason::Backlog | Reason::Load => format!("{from}→{to}: {}{}", because(decision), so_far(decision)),
+    }
+}
+
+/// State, load, capacity, decision, limits, what comes next and the last transitions, one to a line. `log`:
+/// newest first. `clock` puts a time in words.
+#[must_use]
+pub fn why(model: &str, latest: &Entry, log: &[Arc<Entry>], clock: &dyn Fn(Duration) -> String) -> String {
+    let decision = &latest.decision;
+    let mut lines = vec![
+        state(model, decision),
+        line("load", &load(decision)),
+        line("capacity", &capacity(decision)),
+        line("terms", &terms(decision)),
+        line("decision", &(sentence(decision) + &outcome(&latest.outcome, clock))),
+    ];
+    lines.extend(decision.limits.iter().map(|limit| {
+        let text = format!("{} → {}: {}", limit.before, limit.after, in_words(limit, decision));
+        line("limit", &text)
+    }));
+    lines.push(line("next", &next(decision, clock)));
+    let last = transitions(log, clock);
+    if !last.is_empty() {
+        lines.push(line("last", &last));
+    }
+    lines.join("\n")
+}
+
+fn line(label: &str, text: &str) -> String {
+    format!("  {label:<9} {text}")
+}
+
+fn state(model: &str, decision: &Decision) -> String {
+    let fleet = &decision.inputs.fleet;
+    let bounds = decision.bounds;
+    let ready = count(fleet.ready, "ready replica", "ready replicas");
+    let mut text =
+        format!("{model} has {ready} (want {}, min {}, max {})", decision.to, bounds.min, bounds.max);
+    let others = [
+        (fleet.starting, "starting"),
+        (fleet.unschedulable, "without a place to run"),
+        (fleet.failed, "not starting"),
+        (fleet.draining, "leaving"),
+    ];
+    for (n, what) in others.iter().filter(|(n, _)| *n > 0) {
+        let _ = write!(text, ", {n} {what}");
+    }
+    if let Some(eta) = fleet.first_ready {
+        let _ = write!(text, ", ready in about {}", span(eta.saturating_sub(decision.at)));
+    }
+    if let Some(trouble) = &fleet.trouble {
+        let _ = write!(text, ": {trouble}");
+    }
+    text
+}
+
+fn load(decision: &Decision) -> String {
+    let (load, health) = (&decision.inputs.load, &decision.inputs.health);
+    let unit = unit(decision);
+    let heard = match health.newest {
+        Some(age) => {
+            format!(
+                "{}, newest {} ago",
+                count(health.fresh, "gateway reporting", "gateways reporting"),
+                span(age)
+            )
+        }
+        None => "no gateway has reported".to_owned(),
+    };
+    let (rate, in_flight, queued) = (quantity(load.rate), quantity(load.in_flight), quantity(load.queued));
+    let oldest = load.oldest.map(|age| format!(", the oldest for {}", span(age))).unwrap_or_default();
+    format!("{rate} {unit}/s, {in_flight} in flight, {queued} waiting{oldest} ({heard})")
+}
+
+fn capacity(decision: &Decision) -> String {
+    let capacity = &decision.inputs.capacity;
+    let (slots, unit) = (quantity(capacity.slots), unit(decision));
+    match &capacity.basis {
+        Basis::Assumed => {
+            format!("1 replica ≈ {slots} {unit} at a time (assumed until 200 calls were measured)")
+        }
+        Basis::Learned(learned) => format!(
+            "{}, {slots} at a time in {} (learned from {} calls){}",
+            one_replica(learned.rate, decision),
+            span(learned.service),
+            quantity(learned.samples as f64),
+            if learned.patience.is_zero() { "; a single call takes longer than the SLO" } else { "" },
+        ),
+    }
+}
+
+fn terms(decision: &Decision) -> String {
+    let terms: Vec<_> =
+        decision.terms.iter().map(|term| format!("{} {}", term.why.name(), term.replicas)).collect();
+    terms.join(" · ")
+}
+
+fn outcome(outcome: &Outcome, clock: &dyn Fn(Duration) -> String) -> String {
+    match outcome {
+        Outcome::Unchanged | Outcome::Applied => String::new(),
+        Outcome::Observed => " (observed only, nothing is changed)".to_owned(),
+        Outcome::Failed(error) => format!(" (not written: {error})"),
+        Outcome::BackingOff(until) => {
+            format!(" (not written: the fleet refused; again at {})", clock(*until))
+        }
+    }
+}
+
+fn next(decision: &Decision, clock: &dyn Fn(Duration) -> String) -> String {
+    match decision.zero {
+        Zero::Never => format!("never to zero: at least {}", decision.bounds.min),
+        Zero::Already => "starts with the next request".to_owned(),
+        Zero::Busy => "to zero only once nothing waits or runs".to_owned(),
+        Zero::Starting => "to zero not before a replica was ready".to_owned(),
+        Zero::At { at } => format!("to zero at {} if nobody comes", clock(at)),
+        Zero::Due { .. } if decision.to == 0 => "starts with the next request".to_owned(),
+        Zero::Due { .. } => format!("to zero; blocked: {}", limiting(decision)),
+    }
+}
+
+fn transitions(log: &[Arc<Entry>], clock: &dyn Fn(Duration) -> String) -> String {
+    let applied = log.iter().filter(|e| e.outcome == Outcome::Applied && e.decision.from != e.decision.to);
+    let texts: Vec<_> = applied
+        .take(LAST)
+        .map(|entry| format!("{} {}", clock(entry.decision.at), sentence(&entry.decision)))
+        .collect();
+    texts.join(" · ")
+}
+
+/// The arithmetic of the term that calls for most.
+fn because(decision: &Decision) -> String {
+    match binding(&decision.terms) {
+        None => "nothing calls for a replica".to_owned(),
+        Some(Term { replicas, why }) => match why {
+            Why::Envelope(envelope) => envelope_in_words(envelope, *replicas, decision),
+            Why::Backlog(backlog) => backlog_in_words(backlog, decision),
+            Why::Waiting(waiting) => waiting_in_words(waiting, decision),
+            Why::Warm(warm) => format!("idle for less than {}", span(warm.idle_after)),
+        },
+    }
+}
+
+fn envelope_in_words(envelope: &Envelope, replicas: u32, decision: &Decision) -> String {
+    let (peak, unit, past) = (quantity(envelope.peak), unit(decision), span(envelope.horizon));
+    match (envelope.measure, &decision.inputs.capacity.basis) {
+        (Measure::InFlight, _) | (_, Basis::Assumed) => {
+            let slots = quantity(decision.inputs.capacity.slots);
+            format!("peak of {peak} {unit} in flight within {past} ÷ {slots} per replica")
+        }
+        (Measure::Rate, Basis::Learned(learned)) => {
+            let one = one_replica(learned.rate, decision);
+            format!("peak of {peak} {unit}/s within {past} needs {replicas} ({one})")
+        }
+        (Measure::SparseRate, Basis::Learned(learned)) => {
+            let one = one_replica(learned.rate, decision);
+            format!("few requests, at most {peak} {unit}/s likely, need {replicas} ({one})")
+        }
+    }
+}
+
+fn backlog_in_words(backlog: &Backlog, decision: &Decision) -> String {
+    let (queued, in_flight, unit) = (quantity(backlog.queued), quantity(backlog.in_flight), unit(decision));
+    match backlog.per_replica {
+        PerReplica::Room(room) if backlog.in_flight == 0.0 => {
+            format!("queue {queued} ÷ {} per replica", quantity(room))
+        }
+        PerReplica::Room(room) => {
+            format!("(queue {queued} + {in_flight} in flight) ÷ {} per replica", quantity(room))
+        }
+        PerReplica::Rate(rate) => format!(
+            "({} {unit}/s + {} waiting by {} from now ÷ 60 s) ÷ {} {unit}/s per replica",
+            quantity(backlog.rate),
+            quantity(backlog.projected),
+            span(decision.inputs.cold_start),
+            quantity(rate),
+        ),
+    }
+}
+
+fn waiting_in_words(waiting: &Waiting, decision: &Decision) -> String {
+    if waiting.queued + waiting.in_flight > 0.0 {
+        let (queued, in_flight) = (quantity(waiting.queued), quantity(waiting.in_flight));
+        format!("{queued} waiting and {in_flight} in flight ({})", unit(decision))
+    } else {
+        "a request came and did not stay".to_owned()
+    }
+}
+
+fn one_replica(rate: f64, decision: &Decision) -> String {
+    format!("1 replica ≈ {} {}/s at {}", quantity(rate), unit(decision), slo_in_words(&decision.inputs.slo))
+}
+
+fn slo_in_words(slo: &Slo) -> String {
+    // One decimal is shown only where there is one: p99, p99.9.
+    format!("p{} {}", (slo.percentile * 1000.0).round() / 10.0, span(slo.target))
+}
+
+fn unit(decision: &Decision) -> &'static str {
+    match decision.inputs.capacity.unit {
+        Unit::Requests => "requests",
+        Unit::Rows => "rows",
+    }
+}
+
+fn idle(zero: Zero) -> String {
+    match zero {
+        Zero::Due { idle_after } => format!("idle for {}", span(idle_after)),
+        _ => "idle".to_owned(),
+    }
+}
+
+/// The limit that decided last.
+fn limiting(decision: &Decision) -> String {
+    decision.limits.last().map_or_else(|| "a limit".to_owned(), |limit| in_words(limit, decision))
+}
+
+/// What kept a change from going all the way.
+fn so_far(decision: &Decision) -> String {
+    if decision.to == decision.target {
+        return String::new();
+    }
+    format!("; {} called for, {}", decision.target, limiting(decision))
+}
+
+fn in_words(limit: &Limit, decision: &Decision) -> String {
+    let from_now = |at: Duration| span(at.saturating_sub(decision.at));
+    let with = |trouble: &Option<Arc<str>>| trouble.as_ref().map(|t| format!(" ({t})")).unwrap_or_default();
+    match &limit.kind {
+        LimitKind::Min => format!("never fewer than {}", limit.after),
+        LimitKind::Max => format!("never more than {}", limit.after),
+        LimitKind::UpPace => "at most 4 more, or twice as many, in 15 s".to_owned(),
+        LimitKind::Degraded { failed, trouble } => {
+            format!("{} not start{}", count(*failed, "replica does", "replicas do"), with(trouble))
+        }
+        LimitKind::Unschedulable { pending, trouble } => {
+            format!("{pending} pending without a place to run{}", with(trouble))
+        }
+        LimitKind::DownWindow { window } => {
+            format!("the last {} called for {}", span(*window), limit.after)
+        }
+        LimitKind::DownSpacing { until } => format!("next step down in {}", from_now(*until)),
+        LimitKind::DownStep => "at most a quarter of the replicas goes at a step".to_owned(),
+        LimitKind::Consolidation => {
+            format!("{} would not hold the SLO with a tenth more load", limit.before)
+        }
+        LimitKind::Stale { gateway, age } => format!("{gateway} was not heard for {}", span(*age)),
+        LimitKind::NoReports => "no gateway has reported".to_owned(),
+        LimitKind::Young { until } => format!("history is long enough in {}", from_now(*until)),
+        LimitKind::Waiting => "a request waits for a replica to start".to_owned(),
+        LimitKind::SloBurning { misses, arrivals } => format!(
+            "{} of {} requests missed the SLO in the last minute",
+            quantity(*misses),
+            quantity(*arrivals)
+        ),
+    }
+}

@@ -1,0 +1,160 @@
+//! What the autoscaler saw at one moment: each gateway's own counts, and the fleet. Whole numbers and durations
+//! only, so that a recorded snapshot reads back exactly as it was.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+pub use crate::fleet::Phase;
+
+/// Everything a decision may look at, besides policy and memory.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    pub gateways: Vec<GatewayView>,
+    pub fleet: FleetView,
+}
+
+/// One gateway, as discovery and its newest report show it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GatewayView {
+    pub name: Arc<str>,
+    /// Whether discovery still knows it: a gateway that is gone need not be heard.
+    pub listed: bool,
+    pub report: Option<Report>,
+}
+
+/// What one gateway counts of one model.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// When it was taken.
+    pub at: Duration,
+    pub counters: Counters,
+    pub gauges: Gauges,
+    pub latency: LatencyModel,
+    pub replicas: Vec<ReplicaLoad>,
+}
+
+/// Counts since the gateway started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Requests that asked to be admitted, refused ones included.
+    pub arrivals: u64,
+    /// Rows of those requests.
+    pub arrival_rows: u64,
+    /// Service time those requests are predicted to need.
+    pub arrival_work: Duration,
+    pub completions: u64,
+    /// Answers later than the SLO, and requests refused or timed out.
+    pub slo_misses: u64,
+    pub shed: u64,
+    /// Requests that had to wait for a replica to start.
+    pub held_cold: u64,
+}
+
+/// What is there now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gauges {
+    pub queued_requests: u64,
+    pub queued_rows: u64,
+    /// Age of the oldest request in the queue.
+    pub oldest: Option<Duration>,
+    pub in_flight_requests: u64,
+    pub in_flight_rows: u64,
+}
+
+/// How long a call takes: T(rows) = fixed + per_row · rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LatencyModel {
+    pub fixed: Duration,
+    pub per_row: Duration,
+    /// The 95th percentile of T in thousandths of T.
+    pub tail_permille: u32,
+    /// Calls it was learned from.
+    pub samples: u64,
+    /// Most rows that are sent in one call; 1 (or 0, unknown) where nothing is merged.
+    pub max_batch_rows: u32,
+    /// Calls one replica may have at a time.
+    pub concurrency: u32,
+}
+
+/// Calls of one gateway that are running on one replica.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaLoad {
+    pub id: Arc<str>,
+    pub in_flight: u32,
+}
+
+/// The replicas, and how many there are meant to be.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FleetView {
+    /// The number last asked for.
+    pub wanted: u32,
+    pub replicas: Vec<ReplicaView>,
+}
+
+/// One replica; see [`crate::fleet::Replica`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReplicaView {
+    pub id: Arc<str>,
+    pub phase: Phase,
+    pub created: Duration,
+    pub ready_since: Option<Duration>,
+    pub restarts: u32,
+    pub trouble: Option<Arc<str>>,
+}
+
+impl Snapshot {
+    /// The ready replicas in the order in which they should go: least calls in flight first, and of equals the
+    /// youngest, whose loss costs the least warm memory.
+    #[must_use]
+    pub fn victims(&self) -> Vec<Arc<str>> {
+        let mut ready: Vec<_> = self.fleet.replicas.iter().filter(|r| r.phase == Phase::Ready).collect();
+        ready
+            .sort_by_cached_key(|r| (self.in_flight(&r.id), std::cmp::Reverse(r.created), Arc::clone(&r.id)));
+        ready.into_iter().map(|r| Arc::clone(&r.id)).collect()
+    }
+
+    fn in_flight(&self, replica: &str) -> u64 {
+        let reports = self.gateways.iter().filter_map(|g| g.report.as_ref());
+        reports.flat_map(|r| &r.replicas).filter(|r| &*r.id == replica).map(|r| u64::from(r.in_flight)).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn replica(id: &str, created: u64, phase: Phase) -> ReplicaView {
+        ReplicaView {
+            id: id.into(),
+            phase,
+            created: Duration::from_secs(created),
+            ready_since: None,
+            restarts: 0,
+            trouble: None,
+        }
+    }
+
+    fn gateway(loads: &[(&str, u32)]) -> GatewayView {
+        let replicas = loads.iter().map(|(id, n)| ReplicaLoad { id: (*id).into(), in_flight: *n }).collect();
+        let report = Some(Report { replicas, ..Report::default() });
+        GatewayView { name: "g".into(), listed: true, report }
+    }
+
+    #[test]
+    fn victims_are_the_least_busy_over_all_gateways_then_the_youngest() {
+        let replicas = vec![
+            replica("busy", 1, Phase::Ready),
+            replica("old", 2, Phase::Ready),
+            replica("young", 3, Phase::Ready),
+            replica("starting", 4, Phase::Starting),
+            replica("leaving", 5, Phase::Draining),
+        ];
+        let snapshot = Snapshot {
+            gateways: vec![gateway(&[("busy", 1), ("old", 1)]), gateway(&[("busy", 3), ("young", 1)])],
+            fleet: FleetView { wanted: 3, replicas },
+        };
+        let victims: Vec<_> = snapshot.victims().iter().map(ToString::to_string).collect();
+        assert_eq!(victims, ["young", "old", "busy"]);
+    }
+}

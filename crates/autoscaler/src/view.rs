@@ -1,0 +1,189 @@
+//! Policy, memory and snapshot brought together for one decision: the load, what a replica can take, and where
+//! the fleet stands.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    capacity::{Basis, Capacity, Unit},
+    coldstart::Progress,
+    demand::{Envelope, envelope},
+    policy::{IdleAfter, Policy},
+    snapshot::{FleetView, Gauges, ReplicaView, Snapshot},
+    state::State,
+};
+
+/// Seconds of the mean rates that say what a request is like.
+const MEAN_SECONDS: usize = 60;
+
+/// Everything the demand terms and the rules look at.
+#[derive(Debug)]
+pub(crate) struct View<'a> {
+    pub(crate) policy: &'a Policy,
+    pub(crate) state: &'a State,
+    pub(crate) now: Duration,
+    pub(crate) wanted: u32,
+    pub(crate) lead: Duration,
+    pub(crate) load: Load,
+    pub(crate) capacity: Capacity,
+    pub(crate) fleet: Standing,
+    /// When each replica that starts should be ready, soonest first.
+    pub(crate) etas: Vec<Duration>,
+    pub(crate) envelope: Envelope,
+}
+
+/// What the model has to do, in the units of its capacity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Load {
+    /// Arrivals per second in the last ten seconds.
+    pub rate: f64,
+    pub queued: f64,
+    /// Age of the oldest request in the queue.
+    pub oldest: Option<Duration>,
+    /// In flight now.
+    pub in_flight: f64,
+    /// Mean in flight over the last ten seconds.
+    pub in_flight_mean: f64,
+    /// Variance to mean of arrivals per second.
+    pub dispersion: f64,
+    /// Whether a request arrived since the last look.
+    pub arrived: bool,
+}
+
+/// How many replicas are how far.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Standing {
+    pub ready: u32,
+    /// Start, and are counted on.
+    pub starting: u32,
+    /// Nothing runs for them, and the fleet says why.
+    pub unschedulable: u32,
+    /// How long the first of those has waited.
+    pub unschedulable_for: Duration,
+    /// Do not start.
+    pub failed: u32,
+    pub draining: u32,
+    /// When the first of those that start should be ready, by the starts that were measured.
+    pub first_ready: Option<Duration>,
+    /// What is wrong with the first replica that is in trouble.
+    pub trouble: Option<Arc<str>>,
+}
+
+impl<'a> View<'a> {
+    pub(crate) fn new(policy: &'a Policy, state: &'a State, snapshot: &'a Snapshot, now: Duration) -> Self {
+        let lead = state.starts.lead(policy.assumed.cold_start);
+        let (fleet, etas) = standing(state, &snapshot.fleet, lead, now);
+        let capacity = capacity(policy, state, now);
+        let horizon =
+            policy.horizon(lead).min(now.saturating_sub(state.life.woke)).max(Duration::from_secs(10));
+        let load = load(state, capacity.unit, now, policy.horizon(lead));
+        let envelope = envelope::measure(&state.signals.window, &capacity, now, horizon);
+        let wanted = snapshot.fleet.wanted;
+        Self { policy, state, now, wanted, lead, load, capacity, fleet, etas, envelope }
+    }
+
+    /// Whether anything waits or runs now.
+    pub(crate) fn busy(&self) -> bool {
+        self.load.queued + self.load.in_flight > 0.0
+    }
+
+    /// No replica is wished for and nobody asks for one.
+    pub(crate) fn asleep(&self) -> bool {
+        self.wanted == 0 && !self.busy() && !self.load.arrived
+    }
+
+    /// How long the model must be idle before it may go to zero.
+    pub(crate) fn idle_after(&self) -> Duration {
+        match self.policy.idle_after {
+            IdleAfter::Fixed(idle) => idle,
+            IdleAfter::Auto => self.state.idle.learned_timeout(self.lead),
+        }
+    }
+
+    /// Replicas that `rate` arrivals per second need; counted up to well above the most that are allowed, so
+    /// that the owner can see what is missing.
+    pub(crate) fn replicas_for(&self, rate: f64) -> u32 {
+        let most = self.policy.bounds.max.saturating_mul(2).max(16);
+        match &self.capacity.basis {
+            Basis::Assumed => whole(rate / self.capacity.slots),
+            Basis::Learned(learned) => {
+                let percentile = self.policy.slo.percentile;
+                learned.replicas(self.capacity.slots, rate, self.load.dispersion, percentile, most)
+            }
+        }
+    }
+}
+
+/// The next whole number of replicas.
+pub(crate) fn whole(replicas: f64) -> u32 {
+    // A ratio that is whole but for rounding does not need one more.
+    (replicas - 1e-9).ceil().max(0.0) as u32
+}
+
+fn capacity(policy: &Policy, state: &State, now: Duration) -> Capacity {
+    let Some(model) = state.signals.latency() else {
+        let unit = if state.signals.merges() { Unit::Rows } else { Unit::Requests };
+        return Capacity::assumed(&policy.assumed, unit);
+    };
+    let recent = state.signals.window.total(now, MEAN_SECONDS);
+    let requests = recent.arrivals.requests;
+    let work =
+        (requests >= 1.0 && recent.work > 0.0).then(|| Duration::from_secs_f64(recent.work / requests));
+    Capacity::learned(&model, &policy.slo, work)
+}
+
+fn load(state: &State, unit: Unit, now: Duration, horizon: Duration) -> Load {
+    let signals = &state.signals;
+    let gauges = signals.gauges(now);
+    let (queued, in_flight) = in_units(&gauges, unit);
+    Load {
+        rate: signals.window.rate(unit, now),
+        queued,
+        oldest: gauges.oldest,
+        in_flight,
+        in_flight_mean: signals.window.in_flight().of(unit),
+        dispersion: signals.window.dispersion(unit, horizon.as_secs() as usize),
+        arrived: signals.arrived,
+    }
+}
+
+fn in_units(gauges: &Gauges, unit: Unit) -> (f64, f64) {
+    match unit {
+        Unit::Requests => (gauges.queued_requests as f64, gauges.in_flight_requests as f64),
+        Unit::Rows => (gauges.queued_rows as f64, gauges.in_flight_rows as f64),
+    }
+}
+
+fn standing(state: &State, fleet: &FleetView, lead: Duration, now: Duration) -> (Standing, Vec<Duration>) {
+    let mut standing = Standing::default();
+    let mut etas = Vec::new();
+    for replica in &fleet.replicas {
+        let progress = state.starts.progress(replica, lead, now);
+        standing.count(replica, progress);
+        if let Progress::Starting { eta } = progress {
+            etas.push(eta);
+        }
+    }
+    etas.sort_unstable();
+    standing.first_ready = etas.first().copied().filter(|_| state.starts.measured());
+    (standing, etas)
+}
+
+impl Standing {
+    fn count(&mut self, replica: &ReplicaView, progress: Progress) {
+        match progress {
+            Progress::Ready => self.ready += 1,
+            Progress::Starting { .. } => self.starting += 1,
+            Progress::Unschedulable { waited } => {
+                self.unschedulable += 1;
+                self.unschedulable_for = self.unschedulable_for.max(waited);
+            }
+            Progress::Failed => self.failed += 1,
+            Progress::Draining => self.draining += 1,
+        }
+        if self.trouble.is_none() {
+            self.trouble.clone_from(&replica.trouble);
+        }
+    }
+}

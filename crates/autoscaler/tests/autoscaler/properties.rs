@@ -1,0 +1,130 @@
+//! What holds for every load.
+
+use std::time::Duration;
+
+use autoscaler::{
+    decide::{Decision, decide},
+    policy::{IdleAfter, Policy},
+    snapshot::Snapshot,
+    state::State,
+};
+use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof, proptest};
+
+use crate::world::{Luck, World, policy, secs};
+
+fn phases() -> impl Strategy<Value = Vec<(u64, f64)>> {
+    let rate = prop_oneof![Just(0.0), 0.1..5.0, 5.0..3000.0];
+    proptest::collection::vec((1u64..120, rate), 1..8)
+}
+
+fn replay(policy: &Policy, lines: &[String]) -> Vec<Decision> {
+    let mut state = State::default();
+    let decided = lines.iter().map(|line| {
+        let (now, snapshot): (Duration, Snapshot) = serde_json::from_str(line).expect("was recorded so");
+        state.observe(policy, &snapshot, now);
+        let decision = decide(policy, &state, &snapshot, now);
+        state.commit(&decision);
+        decision
+    });
+    decided.collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn bounds_are_always_kept(phases in phases(), min in 0u32..4, extra in 0u32..8, start in 0u32..20, luck in 0..3) {
+        let mut world = World::with_ready(policy(min, min + extra), start);
+        world.luck = [Luck::Starts, Luck::Crashes, Luck::FindsNoPlace][luck as usize];
+        for (seconds, rate) in phases {
+            for _ in 0..seconds {
+                let decision = world.tick(rate);
+                assert!((min..=min + extra).contains(&decision.to), "{decision:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn constant_load_does_not_flap(rate in 0.5f64..3000.0, explicit in any::<bool>()) {
+        let mut world = World::new(policy(0, 100));
+        if explicit {
+            world.policy.idle_after = IdleAfter::Fixed(secs(60));
+        }
+        world.run(1100, rate);
+        world.writes.clear();
+        world.run(1000, rate);
+        assert!(world.writes.len() <= 1, "{rate}/s: {:?}", world.writes);
+    }
+
+    #[test]
+    fn more_load_never_means_fewer_replicas(rate in 0.5f64..2000.0, more in 1.0f64..3.0) {
+        let settled = |rate: f64| {
+            let mut world = World::new(policy(0, 100));
+            world.run(600, rate).target
+        };
+        let (low, high) = (settled(rate), settled(rate * more));
+        assert!(low <= high, "{rate}/s → {low}, {}/s → {high}", rate * more);
+    }
+
+    #[test]
+    fn the_unknown_never_scales_down(phases in phases(), start in 1u32..10) {
+        let mut world = World::with_ready(policy(0, 10), start);
+        world.run(20, 10.0);
+        world.reports = false;
+        world.run(4, 0.0);
+        let mut least = world.wanted();
+        for (seconds, rate) in phases {
+            for _ in 0..seconds {
+                let decision = world.tick(rate);
+                assert!(decision.to >= least, "{decision:?}");
+                least = decision.to;
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_recorded_replays_to_the_same_decisions(phases in phases(), start in 0u32..6, tail in 1000u32..2000) {
+        let mut world = World::with_ready(policy(0, 10), start);
+        world.latency.tail_permille = tail;
+        let mut live = replay(&world.policy, &[record(&world.seen[0])]);
+        for (seconds, rate) in phases {
+            live.extend((0..seconds).map(|_| world.tick(rate)));
+        }
+        let lines: Vec<_> = world.seen.iter().map(record).collect();
+        assert_eq!(replay(&world.policy, &lines), live);
+    }
+
+    #[test]
+    fn a_state_saved_and_read_in_between_loses_nothing_that_it_needs(phases in phases()) {
+        let mut world = World::new(policy(0, 10));
+        for (seconds, rate) in phases {
+            world.run(seconds, rate);
+        }
+        let restored = State::from_json(&world.state.to_json(), world.now).expect("was just saved");
+        world.state = restored;
+        let least = world.wanted().min(world.policy.bounds.max);
+        assert!(world.tick(0.0).to >= least, "a restart is no reason to shrink");
+    }
+}
+
+fn record(seen: &(Duration, Snapshot)) -> String {
+    serde_json::to_string(seen).expect("has string keys only")
+}
+
+/// Prints what a decision costs; run by hand with `--release -- --nocapture`. The bound leaves room for slow,
+/// unoptimised and busy machines and still finds a cost that grows with the wrong thing.
+#[test]
+fn a_decision_is_cheap() {
+    let mut world = World::with_ready(policy(1, 64), 64);
+    world.latency.max_batch_rows = 32;
+    world.latency.per_row = Duration::from_micros(500);
+    world.run(700, 2000.0);
+    let snapshot = world.snapshot();
+    let start = tokio::time::Instant::now();
+    for _ in 0..200 {
+        std::hint::black_box(decide(&world.policy, &world.state, &snapshot, world.now));
+    }
+    let each = start.elapsed() / 200;
+    println!("decide: {each:?}");
+    assert!(each < Duration::from_millis(5), "{each:?}");
+}
