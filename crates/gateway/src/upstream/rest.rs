@@ -1,0 +1,234 @@
+//! Calls to a server over HTTP/1.1: the Open Inference Protocol (JSON, or binary where the server has it),
+//! the V1 predict protocol, and bodies handed on as they came.
+
+use std::{
+    fmt::Write as _,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use bytes::Bytes;
+use convert::{Encoded, v1, v2};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri::PathAndQuery,
+};
+use http_body_util::Full;
+use pipeline::{
+    CallError, Refusal,
+    replica::Call,
+    request::{Inference, Opaque, OpaqueReply, Outcome, Payload, Reply, Wire},
+};
+use tokio::time::Instant;
+
+use super::{
+    Config, failure, headers,
+    http1::{IdleLimits, Pool},
+};
+
+static HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
+
+/// Which of the two protocols over HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dialect {
+    V2,
+    V1,
+}
+
+/// A server and the connections to it.
+#[derive(Debug)]
+pub(super) struct Rest {
+    pool: Pool,
+    host: HeaderValue,
+    dialect: Dialect,
+    pub(super) model: Arc<str>,
+    /// The path of calls to the default version.
+    infer: PathAndQuery,
+    /// Whether the server said that it takes tensors in binary.
+    binary_tensors: AtomicBool,
+    response_bytes_max: usize,
+}
+
+impl Rest {
+    pub(super) fn new(address: SocketAddr, config: &Config, dialect: Dialect) -> Self {
+        let idle = IdleLimits { connections: config.idle_connections_max, timeout: config.idle_timeout };
+        Self {
+            pool: Pool::new(address, config.connect_timeout, idle),
+            host: host(address),
+            dialect,
+            model: Arc::clone(&config.model),
+            infer: infer_path(dialect, &config.model, "").expect("configured model names fit a path"),
+            binary_tensors: AtomicBool::new(false),
+            response_bytes_max: config.response_bytes_max,
+        }
+    }
+
+    pub(super) fn use_binary_tensors(&self) {
+        self.binary_tensors.store(true, Relaxed);
+    }
+
+    pub(super) async fn call(&self, call: Call) -> Result<Reply, CallError> {
+        let Call { payload, deadline, trace } = call;
+        match payload {
+            Payload::Tensors(inference) => self.infer(&inference, deadline, trace).await.map(Reply::Tensors),
+            Payload::Opaque(opaque) if opaque.wire == Wire::Http => {
+                self.hand_on(opaque, deadline, trace).await
+            }
+            Payload::Opaque(_) => Err(failure::unsupported("the model's servers speak HTTP only")),
+        }
+    }
+
+    async fn infer(
+        &self,
+        inference: &Inference,
+        deadline: Instant,
+        trace: HeaderMap,
+    ) -> Result<Outcome, CallError> {
+        let encoded = self.encode(inference).map_err(|error| failure::inexpressible(&error))?;
+        let path = if inference.version.is_empty() {
+            self.infer.clone()
+        } else {
+            infer_path(self.dialect, &self.model, &inference.version).ok_or_else(unknown_version)?
+        };
+        let mut carried = trace;
+        carried.insert(header::CONTENT_TYPE, HeaderValue::from_static(encoded.content_type()));
+        if let Some(length) = encoded.header_length {
+            carried.insert(HEADER_LENGTH.clone(), HeaderValue::from(length));
+        }
+        headers::tell_deadline(&mut carried, deadline);
+        let response = self.post(path, carried, encoded.body).await?;
+        if !response.status().is_success() {
+            return Err(failure::of_http(response.status(), response.headers(), response.body()));
+        }
+        self.decode(&response)
+    }
+
+    fn encode(&self, inference: &Inference) -> Result<Encoded, convert::Error> {
+        match self.dialect {
+            Dialect::V2 if self.binary_tensors.load(Relaxed) => {
+                v2::encode_request(inference, v2::Style::Binary)
+            }
+            Dialect::V2 => v2::encode_request(inference, v2::Style::Json),
+            Dialect::V1 => v1::encode_request(inference),
+        }
+    }
+
+    fn decode(&self, response: &Response<Bytes>) -> Result<Outcome, CallError> {
+        let outcome = match self.dialect {
+            Dialect::V2 => v2::decode_response(response.body(), header_length(response.headers())?),
+            Dialect::V1 => v1::decode_response(response.body()),
+        };
+        outcome.map_err(|_error| CallError::BadResponse)
+    }
+
+    async fn hand_on(&self, opaque: Opaque, deadline: Instant, trace: HeaderMap) -> Result<Reply, CallError> {
+        let mut carried = opaque.headers;
+        headers::strip(&mut carried);
+        headers::carry(&mut carried, trace);
+        headers::tell_deadline(&mut carried, deadline);
+        let (mut head, body) = self.post(opaque.path, carried, opaque.body).await?.into_parts();
+        let is_for_the_client = (200..500).contains(&head.status.as_u16());
+        if !is_for_the_client || head.status == StatusCode::TOO_MANY_REQUESTS {
+            return Err(failure::of_http(head.status, &head.headers, &body));
+        }
+        headers::strip(&mut head.headers);
+        Ok(Reply::Opaque(OpaqueReply { status: head.status, headers: head.headers, body }))
+    }
+
+    async fn post(
+        &self,
+        path: PathAndQuery,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Response<Bytes>, CallError> {
+        let request = request(Method::POST, self.host.clone(), path, headers, body);
+        self.pool.send(request, self.response_bytes_max).await
+    }
+
+    /// Asks something about the server rather than for a client.
+    pub(super) async fn get(&self, path: PathAndQuery) -> Result<Response<Bytes>, CallError> {
+        let request = request(Method::GET, self.host.clone(), path, HeaderMap::new(), Bytes::new());
+        let response = self.pool.send(request, self.response_bytes_max).await?;
+        if !response.status().is_success() {
+            return Err(failure::of_http(response.status(), response.headers(), response.body()));
+        }
+        Ok(response)
+    }
+}
+
+/// The value of `host` that stands for an address.
+pub(super) fn host(address: SocketAddr) -> HeaderValue {
+    HeaderValue::try_from(address.to_string()).expect("a socket address is a header value")
+}
+
+/// A request with these headers and `host`.
+pub(super) fn request(
+    method: Method,
+    host: HeaderValue,
+    path: PathAndQuery,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Request<Full<Bytes>> {
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = method;
+    *request.uri_mut() = Uri::from(path);
+    *request.headers_mut() = headers;
+    request.headers_mut().insert(header::HOST, host);
+    request
+}
+
+/// The path of the model itself; both protocols ask it there what it is.
+pub(super) fn model_path(dialect: Dialect, model: &str, suffix: &str) -> Option<PathAndQuery> {
+    let mut path = String::from(match dialect {
+        Dialect::V2 => "/v2/models/",
+        Dialect::V1 => "/v1/models/",
+    });
+    push_segment(&mut path, model);
+    path.push_str(suffix);
+    PathAndQuery::try_from(path).ok()
+}
+
+fn infer_path(dialect: Dialect, model: &str, version: &str) -> Option<PathAndQuery> {
+    let mut suffix = String::new();
+    if !version.is_empty() {
+        suffix.push_str("/versions/");
+        push_segment(&mut suffix, version);
+    }
+    suffix.push_str(match dialect {
+        Dialect::V2 => "/infer",
+        Dialect::V1 => ":predict",
+    });
+    model_path(dialect, model, &suffix)
+}
+
+/// Appends one segment of a path; percent-encoded, so that no name can leave its place. A segment of dots is
+/// encoded as well, lest somebody on the way walks up.
+fn push_segment(path: &mut String, segment: &str) {
+    let only_dots = segment.bytes().all(|byte| byte == b'.');
+    for byte in segment.bytes() {
+        let plain = byte.is_ascii_alphanumeric() || b"-_~".contains(&byte) || (byte == b'.' && !only_dots);
+        if plain {
+            path.push(char::from(byte));
+        } else {
+            write!(path, "%{byte:02X}").expect("a string takes all writes");
+        }
+    }
+}
+
+fn header_length(headers: &HeaderMap) -> Result<Option<usize>, CallError> {
+    let Some(value) = headers.get(&HEADER_LENGTH) else { return Ok(None) };
+    let length = value.to_str().ok().and_then(|length| length.parse().ok());
+    length.map(Some).ok_or(CallError::BadResponse)
+}
+
+fn unknown_version() -> CallError {
+    CallError::Refused {
+        kind: Refusal::NotFound,
+        message: "there is no such version of the model".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

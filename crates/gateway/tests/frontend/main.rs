@@ -1,0 +1,9 @@
+//! The client side over loopback: bad input, both ways through, deadlines, and the end of a connection.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
+
+mod grpc;
+mod http1;
+mod lifecycle;
+mod rest;
+mod rig;
