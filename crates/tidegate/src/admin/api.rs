@@ -1,0 +1,263 @@
+//! `/api/…`: the state of the models as JSON, and the reasons for it in words.
+
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use autoscaler::{
+    explain,
+    fleet::{Phase, Replica},
+    log::Entry,
+};
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use http_body_util::Full;
+use jiff::{SignedDuration, Timestamp, tz::TimeZone};
+use serde_json::{Value, json};
+
+use super::{Admin, text};
+use crate::{config, serve::View};
+
+/// Decisions listed where the query does not say, and at most.
+const DECISIONS: usize = 50;
+const DECISIONS_MAX: usize = 1000;
+/// Percentiles are those of the last so many seconds.
+const LATENCY_SECONDS: usize = 10;
+
+type Answer = Result<Value, (StatusCode, String)>;
+
+/// Answers `GET /api/{path}?{query}`.
+pub(super) fn answer(admin: &Admin, path: &str, query: &str) -> Response<Full<Bytes>> {
+    let answer = match path.split('/').collect::<Vec<_>>().as_slice() {
+        ["models"] => Ok(models(admin)),
+        ["models", model] => find(admin, model).map(|view| detail(&view)),
+        ["models", model, "decisions"] => find(admin, model).and_then(|view| decisions(&view, query)),
+        ["models", model, "why"] => find(admin, model).and_then(|view| why(&view, query)),
+        ["config"] => Ok(configuration(admin)),
+        _ => Err((StatusCode::NOT_FOUND, "no such resource".to_owned())),
+    };
+    let (status, body) = match answer {
+        Ok(body) => (StatusCode::OK, body),
+        Err((status, error)) => (status, json!({ "error": error })),
+    };
+    text(status, "application/json", format!("{body:#}\n"))
+}
+
+fn find(admin: &Admin, model: &str) -> Result<Arc<View>, (StatusCode, String)> {
+    let missing = || {
+        let known: Vec<String> = admin.registry.views().iter().map(|v| v.config.name.to_string()).collect();
+        (StatusCode::NOT_FOUND, format!("there is no model of this name; there is: {}", known.join(", ")))
+    };
+    admin.registry.view(model).ok_or_else(missing)
+}
+
+fn models(admin: &Admin) -> Value {
+    let views = admin.registry.views();
+    json!({ "version": env!("CARGO_PKG_VERSION"), "models": views.iter().map(|view| summary(view)).collect::<Vec<_>>() })
+}
+
+fn summary(view: &View) -> Value {
+    let stats = view.pipeline.stats();
+    let history = view.history.lock().unwrap_or_else(PoisonError::into_inner);
+    let (p50, p99) = history.latest_latency(LATENCY_SECONDS);
+    let latest = history.latest();
+    let entry = view.scaling.as_ref().and_then(|scaling| scaling.log.latest());
+    let replicas = view.replicas.borrow();
+    let count = |phase: Phase| replicas.iter().filter(|replica| replica.phase == phase).count();
+    let ready = count(Phase::Ready);
+    json!({
+        "name": view.config.name,
+        "state": state(ready, count(Phase::Pending) + count(Phase::Starting), entry.as_deref()),
+        "replicas": {
+            "desired": entry.as_ref().map(|entry| entry.decision.to),
+            "ready": ready,
+            "starting": count(Phase::Starting),
+            "pending": count(Phase::Pending),
+            "draining": count(Phase::Draining),
+            "max": view.config.fleet.scaling().map(|scaling| scaling.max),
+        },
+        "queue": {
+            "requests": stats.queued_requests,
+            "rows": stats.queued_rows,
+            "bytes": stats.queued_bytes,
+            "oldest_seconds": stats.oldest.map(|oldest| oldest.as_secs_f64()),
+        },
+        "in_flight": stats.in_flight_requests,
+        "arrivals_per_second": latest.map(|sample| sample.arrivals),
+        "failures_per_second": latest.map(|sample| sample.failures),
+        "batch_rows": latest.and_then(|sample| sample.batch_rows),
+        "p50_seconds": p50,
+        "p99_seconds": p99,
+        "slo": { "quantile": view.config.slo.quantile, "seconds": view.config.slo.latency.as_secs_f64() },
+        "why": entry.map(|entry| explain::sentence(&entry.decision)),
+    })
+}
+
+fn state(ready: usize, starting: usize, entry: Option<&Entry>) -> &'static str {
+    let desired = entry.map(|entry| entry.decision.to as usize);
+    match (ready, starting, desired) {
+        (0, 0, Some(0)) => "zero",
+        (0, 0, None) => "down",
+        (0, ..) => "starting",
+        (_, 0, Some(desired)) if desired < ready => "scaling",
+        (_, 0, _) => "ready",
+        _ => "scaling",
+    }
+}
+
+fn detail(view: &View) -> Value {
+    let stats = view.pipeline.stats();
+    let mut detail = summary(view);
+    let history = view.history.lock().unwrap_or_else(PoisonError::into_inner);
+    let replicas: Vec<Value> = view
+        .replicas
+        .borrow()
+        .iter()
+        .map(|replica| replica_value(replica, stats.replicas.iter().find(|seen| seen.id == replica.id)))
+        .collect();
+    if let Value::Object(fields) = &mut detail {
+        fields.insert("replica_list".to_owned(), replicas.into());
+        fields.insert("history".to_owned(), json!(history.samples().collect::<Vec<_>>()));
+        fields.insert("latency_model".to_owned(), latency_model(&stats));
+    }
+    detail
+}
+
+fn latency_model(stats: &pipeline::Stats) -> Value {
+    json!({
+        "fixed_seconds": stats.latency_fixed.as_secs_f64(),
+        "per_row_seconds": stats.latency_per_row.as_secs_f64(),
+        "p95_over_mean": stats.latency_tail,
+        "calls_learned_from": stats.latency_samples,
+        "max_batch_rows": stats.max_batch_rows,
+    })
+}
+
+fn replica_value(replica: &Replica, seen: Option<&pipeline::ReplicaStats>) -> Value {
+    json!({
+        "id": replica.id,
+        "phase": format!("{:?}", replica.phase).to_lowercase(),
+        "age_seconds": replica.created.elapsed().as_secs_f64(),
+        "restarts": replica.restarts,
+        "trouble": replica.trouble,
+        "in_flight": seen.map(|seen| seen.in_flight),
+        "slowness": seen.map(|seen| seen.slowness),
+        "ejected": seen.map(|seen| seen.ejected),
+        "completions": seen.map(|seen| seen.completions),
+        "failures": seen.map(|seen| seen.failures),
+    })
+}
+
+fn decisions(view: &View, query: &str) -> Answer {
+    let wanted = match parameter(query, "n") {
+        None => DECISIONS,
+        Some(n) => n.parse().map_err(|_| bad_query("n must be a number"))?,
+    };
+    let entries = view.scaling.as_ref().map(|scaling| scaling.log.recent(wanted.min(DECISIONS_MAX)));
+    let list = entries.unwrap_or_default().iter().map(|entry| decision(entry)).collect::<Vec<_>>();
+    Ok(json!({ "model": view.config.name, "decisions": list }))
+}
+
+fn decision(entry: &Entry) -> Value {
+    json!({
+        "time": wall_clock(entry.decision.at),
+        "summary": explain::sentence(&entry.decision),
+        "decision": entry.decision,
+        "outcome": entry.outcome,
+    })
+}
+
+fn why(view: &View, query: &str) -> Answer {
+    let name = &view.config.name;
+    let Some(scaling) = &view.scaling else {
+        let ready = view.replicas.borrow().iter().filter(|r| r.phase == Phase::Ready).count();
+        let text = format!("{name} has fixed addresses, {ready} of them ready; nothing is scaled");
+        return Ok(json!({ "model": name, "text": text }));
+    };
+    let entry = match parameter(query, "at") {
+        None => scaling.log.latest(),
+        Some(at) => scaling.log.at(moment(view, at)?),
+    };
+    let entry = entry.ok_or_else(|| {
+        (StatusCode::NOT_FOUND, "nothing was decided then, or it is longer ago than is remembered".to_owned())
+    })?;
+    let earlier: Vec<Arc<Entry>> = scaling
+        .log
+        .recent(DECISIONS_MAX)
+        .into_iter()
+        .filter(|earlier| earlier.decision.at <= entry.decision.at)
+        .collect();
+    let text = explain::why(name, &entry, &earlier, &wall_clock);
+    Ok(json!({ "model": name, "text": text, "decision": decision(&entry) }))
+}
+
+/// `15:04`, `15:04:05` (today), an RFC 3339 time, or `10m` ago.
+fn moment(view: &View, text: &str) -> Result<Duration, (StatusCode, String)> {
+    let text = text.replace("%3A", ":");
+    if let Ok(ago) = humantime::parse_duration(&text) {
+        return Ok(view.clock.now().saturating_sub(ago));
+    }
+    if let Ok(timestamp) = text.parse::<Timestamp>() {
+        return Ok(Duration::try_from(timestamp.as_duration()).unwrap_or_default());
+    }
+    let time: jiff::civil::Time = text
+        .parse()
+        .map_err(|_| bad_query("at must be a time like 15:04, an RFC 3339 time, or a duration like 10m"))?;
+    let now = Timestamp::now().to_zoned(TimeZone::system());
+    let today = now.with().time(time).build().map_err(|_| bad_query("there is no such time today"))?;
+    Ok(Duration::try_from(today.timestamp().as_duration()).unwrap_or_default())
+}
+
+fn bad_query(sentence: &str) -> (StatusCode, String) {
+    (StatusCode::BAD_REQUEST, sentence.to_owned())
+}
+
+fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+    query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|(_, value)| value)
+}
+
+/// A time since the Unix epoch as people here read it.
+pub(crate) fn wall_clock(at: Duration) -> String {
+    let timestamp = SignedDuration::try_from(at).ok().and_then(|at| Timestamp::from_duration(at).ok());
+    timestamp.map_or_else(
+        || format!("{at:?}"),
+        |timestamp| timestamp.to_zoned(TimeZone::system()).strftime("%H:%M:%S").to_string(),
+    )
+}
+
+/// What runs, without the values of environment variables: they may be secret.
+fn configuration(admin: &Admin) -> Value {
+    let views = admin.registry.views();
+    let models: Vec<Value> = views.iter().map(|view| model_configuration(&view.config)).collect();
+    json!({
+        "listen": admin.config.listen.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "admin": admin.config.admin.to_string(),
+        "limits": { "memory": admin.config.limits.memory, "max_body": admin.config.limits.max_body },
+        "models": models,
+    })
+}
+
+fn model_configuration(model: &config::Model) -> Value {
+    let fleet = match &model.fleet {
+        config::Fleet::Process(process) => json!({ "process": {
+            "program": process.command.first(),
+            "arguments": process.command.len().saturating_sub(1),
+            "env": process.env.keys().collect::<Vec<_>>(),
+        }}),
+        config::Fleet::Static { addresses } => json!({ "static": { "addresses": addresses } }),
+    };
+    json!({
+        "name": model.name,
+        "fleet": fleet,
+        "protocol": format!("{:?}", model.protocol),
+        "slo": { "quantile": model.slo.quantile, "seconds": model.slo.latency.as_secs_f64() },
+        "deadline": {
+            "default_seconds": model.deadline.default.as_secs_f64(),
+            "max_seconds": model.deadline.max.as_secs_f64(),
+        },
+        "batching": format!("{:?}", model.batching),
+        "queue": { "requests": model.queue.requests, "bytes": model.queue.bytes },
+        "scaling": model.fleet.scaling().map(|scaling| json!({ "min": scaling.min, "max": scaling.max })),
+    })
+}

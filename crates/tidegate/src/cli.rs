@@ -1,0 +1,13 @@
+//! The command line: one file for each verb.
+
+mod client;
+pub(crate) mod config;
+pub(crate) mod demo;
+pub(crate) mod exec_replica;
+pub(crate) mod model_server;
+mod output;
+pub(crate) mod predict;
+pub(crate) mod serve;
+pub(crate) mod status;
+pub(crate) mod terminal;
+pub(crate) mod why;

@@ -1,0 +1,263 @@
+//! The configuration file: from text to a [`Config`] that can be carried out, or a [`Report`] of everything that
+//! is wrong with it.
+//!
+//! [`source`] reads the text, [`yaml`] makes it a located tree, [`section`] walks that by the table of [`keys`],
+//! [`read`] takes the values out and [`check`] compares them with each other. What this version cannot do is
+//! refused here, so a [`Config`] never asks for it.
+
+mod changes;
+mod check;
+pub(crate) mod explain;
+mod guess;
+mod keys;
+mod read;
+mod report;
+pub(crate) mod sample;
+mod scalar;
+pub(crate) mod schema;
+mod section;
+mod source;
+#[cfg(test)]
+mod tests;
+mod yaml;
+
+use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use pipeline::{Batching, Concurrency, QueueLimits};
+
+pub(crate) use changes::{Changes, changes};
+pub(crate) use report::Report;
+pub(crate) use source::Source;
+
+/// A valid configuration. Every default is filled in.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Config {
+    /// At least one.
+    pub(crate) listen: Vec<SocketAddr>,
+    /// Loopback, unless the file permits otherwise.
+    pub(crate) admin: SocketAddr,
+    pub(crate) limits: Limits,
+    pub(crate) shutdown: Shutdown,
+    /// At least one; names are distinct.
+    pub(crate) models: Vec<Model>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Bytes of requests that are read, wait or run, in the whole process.
+    pub(crate) memory: usize,
+    /// Bytes of one request body or gRPC message; at most `memory`.
+    pub(crate) max_body: usize,
+    pub(crate) max_headers: HeaderLimits,
+    pub(crate) max_connections: u32,
+    /// Concurrent streams of one HTTP/2 connection.
+    pub(crate) http2_max_streams: u32,
+    pub(crate) timeouts: Timeouts,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HeaderLimits {
+    pub(crate) bytes: usize,
+    pub(crate) count: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Timeouts {
+    pub(crate) first_byte: Duration,
+    pub(crate) header: Duration,
+    pub(crate) body_idle: Duration,
+    pub(crate) idle: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Shutdown {
+    pub(crate) accept_for: Duration,
+    pub(crate) drain: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Model {
+    pub(crate) name: Arc<str>,
+    pub(crate) fleet: Fleet,
+    pub(crate) protocol: Protocol,
+    pub(crate) slo: Slo,
+    pub(crate) deadline: Deadline,
+    pub(crate) batching: Batching,
+    pub(crate) queue: QueueLimits,
+    pub(crate) concurrency: Concurrency,
+    /// A call may be repeated after it may have run.
+    pub(crate) idempotent: bool,
+    /// Longest that a call waits for a replica to become ready.
+    pub(crate) cold_start_timeout: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Fleet {
+    Process(Process),
+    /// `HOST:PORT` each, at least one, distinct.
+    Static {
+        addresses: Vec<String>,
+    },
+}
+
+/// Replicas that are child processes.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Process {
+    /// Program and arguments; at least one argument contains `{port}`.
+    pub(crate) command: Vec<String>,
+    pub(crate) env: BTreeMap<String, String>,
+    pub(crate) scaling: Scaling,
+}
+
+impl Fleet {
+    /// Whether replicas of one could stand for replicas of the other: all but how many there may be.
+    pub(crate) fn has_same_replicas(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Process(a), Self::Process(b)) => a.command == b.command && a.env == b.env,
+            (Self::Static { addresses: a }, Self::Static { addresses: b }) => a == b,
+            _ => false,
+        }
+    }
+
+    /// `None`: the fleet is not scaled.
+    pub(crate) fn scaling(&self) -> Option<&Scaling> {
+        match self {
+            Self::Process(process) => Some(&process.scaling),
+            Self::Static { .. } => None,
+        }
+    }
+}
+
+/// What the model servers speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    V2Grpc,
+    V2Http,
+    V1,
+}
+
+/// `quantile` of the answers take at most `latency`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Slo {
+    /// Between 0 and 1, like 0.99.
+    pub(crate) quantile: f64,
+    pub(crate) latency: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Deadline {
+    /// For calls that bring none; at most `max`.
+    pub(crate) default: Duration,
+    pub(crate) max: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Scaling {
+    pub(crate) min: u32,
+    /// At least 1 and at least `min`.
+    pub(crate) max: u32,
+    /// `None`: learned from the gaps between calls.
+    pub(crate) idle_after: Option<Duration>,
+    pub(crate) mode: Mode,
+    /// Not applied yet; the check says so.
+    pub(crate) schedules: Vec<Schedule>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Enforce,
+    /// Decide and explain, change nothing.
+    Observe,
+}
+
+/// A weekly window with bounds of its own.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Schedule {
+    pub(crate) name: String,
+    pub(crate) timezone: jiff::tz::TimeZone,
+    /// Days on which it starts.
+    pub(crate) days: Vec<jiff::civil::Weekday>,
+    /// Minutes after midnight; `to` is excluded, and on the next day where it is not after `from`.
+    pub(crate) from: u16,
+    pub(crate) to: u16,
+    pub(crate) bounds: Bounds,
+    pub(crate) on_request: OnRequest,
+    /// `None`: as long as a cold start takes.
+    pub(crate) prewarm: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bounds {
+    /// At least one of them is there; floor ≤ cap.
+    Between {
+        floor: Option<u32>,
+        cap: Option<u32>,
+    },
+    Exactly(u32),
+}
+
+/// What a call does while a window allows no replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnRequest {
+    Wake,
+    Reject,
+}
+
+/// A valid configuration and what is doubtful about it.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) config: Config,
+    pub(crate) warnings: Report,
+    source: Source,
+    sockets: Vec<section::Setting<SocketAddr>>,
+}
+
+/// Reads and validates a file; `-` is standard input.
+///
+/// # Errors
+/// Everything that is wrong with it, not only the first.
+pub(crate) fn load(path: &Path) -> Result<Loaded, Report> {
+    parse(Source::read(path)?)
+}
+
+/// Validates a text.
+///
+/// # Errors
+/// As [`load`].
+pub(crate) fn parse(source: Source) -> Result<Loaded, Report> {
+    let tree = match section::tree(&source.text) {
+        Ok(tree) => tree,
+        Err(finding) => return Err(Report::new(source, vec![finding])),
+    };
+    let mut findings = section::Findings::default();
+    let read = read::file(&mut findings, &tree);
+    let report = Report::new(source.clone(), findings.into_inner());
+    match read {
+        Some(read) if report.errors() == 0 => {
+            Ok(Loaded { config: read.config, warnings: report, source, sockets: read.sockets })
+        }
+        _ => Err(report),
+    }
+}
+
+impl Loaded {
+    /// Checks that this machine lets the process listen where the file says.
+    ///
+    /// # Errors
+    /// A report of the addresses that are taken, not this machine's, or not permitted.
+    pub(crate) fn try_binding(&self) -> Result<(), Report> {
+        let mut findings = section::Findings::default();
+        let mut held = Vec::new();
+        for socket in &self.sockets {
+            match std::net::TcpListener::bind(socket.value) {
+                Ok(listener) => held.push(listener),
+                Err(error) => {
+                    let message = format!("cannot listen on {}: {error}", socket.value);
+                    findings.error(&socket.path, socket.span, message, "");
+                }
+            }
+        }
+        let findings = findings.into_inner();
+        if findings.is_empty() { Ok(()) } else { Err(Report::new(self.source.clone(), findings)) }
+    }
+}

@@ -1,0 +1,104 @@
+//! The pipeline's counters in the autoscaler's words: this process is the only gateway.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use autoscaler::{
+    reconcile::Source,
+    snapshot::{Counters, GatewayView, Gauges, LatencyModel, ReplicaLoad, Report},
+};
+use pipeline::{Pipeline, Stats};
+
+/// Signals of one model from its pipeline in this process.
+#[derive(Clone, Debug)]
+pub(super) struct LocalSource {
+    pipeline: Pipeline,
+    asked: Arc<Asked>,
+}
+
+/// Somebody wants a replica without having a request in the queue: a client that asks to load the model, or one
+/// whose request cannot be read before the model's metadata is known.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    /// Microseconds since the epoch of decisions until which the wish stands; 0: none.
+    until: AtomicU64,
+}
+
+impl Asked {
+    pub(super) fn ask(&self, until: Duration) {
+        self.until.fetch_max(until.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    fn stands(&self, now: Duration) -> bool {
+        Duration::from_micros(self.until.load(Ordering::Relaxed)) > now
+    }
+
+    fn fulfilled(&self) {
+        self.until.store(0, Ordering::Relaxed);
+    }
+}
+
+impl LocalSource {
+    pub(super) fn new(pipeline: Pipeline, asked: Arc<Asked>) -> Self {
+        Self { pipeline, asked }
+    }
+}
+
+impl Source for LocalSource {
+    async fn wake(&self) {
+        self.pipeline.wake_wanted().await;
+    }
+
+    fn gateways(&self, now: Duration) -> Vec<GatewayView> {
+        let stats = self.pipeline.stats();
+        if !stats.replicas.is_empty() {
+            self.asked.fulfilled();
+        }
+        let mut report = report(&stats, now);
+        if self.asked.stands(now) {
+            report.gauges.queued_requests = report.gauges.queued_requests.max(1);
+            report.gauges.queued_rows = report.gauges.queued_rows.max(1);
+        }
+        vec![GatewayView { name: "local".into(), listed: true, report: Some(report) }]
+    }
+}
+
+fn report(stats: &Stats, at: Duration) -> Report {
+    Report {
+        at,
+        counters: Counters {
+            arrivals: stats.arrivals,
+            arrival_rows: stats.arrival_rows,
+            arrival_work: stats.arrival_work,
+            completions: stats.completions,
+            slo_misses: stats.slo_misses,
+            shed: stats.shed,
+            held_cold: stats.held_cold,
+        },
+        gauges: Gauges {
+            queued_requests: stats.queued_requests,
+            queued_rows: stats.queued_rows,
+            oldest: stats.oldest,
+            in_flight_requests: stats.in_flight_requests,
+            in_flight_rows: stats.in_flight_rows,
+        },
+        latency: LatencyModel {
+            fixed: stats.latency_fixed,
+            per_row: stats.latency_per_row,
+            tail_permille: (stats.latency_tail * 1e3) as u32,
+            samples: stats.latency_samples,
+            max_batch_rows: stats.max_batch_rows,
+            concurrency: stats.concurrency,
+        },
+        replicas: stats
+            .replicas
+            .iter()
+            .map(|replica| ReplicaLoad { id: Arc::clone(&replica.id), in_flight: replica.in_flight })
+            .collect(),
+    }
+}

@@ -1,0 +1,181 @@
+//! When requests are sent: decided beforehand and from a seed, never by how fast answers come back.
+//!
+//! A schedule is a rate [`profile`] with a [`spacing`], the times of a [`trace`], or everything at once.
+
+pub(crate) mod profile;
+pub(crate) mod spacing;
+pub(crate) mod trace;
+
+use std::{sync::Arc, time::Duration};
+
+use profile::Profile;
+use rand::{SeedableRng as _, rngs::StdRng};
+
+/// When the requests of one run are sent.
+#[derive(Clone, Debug)]
+pub(crate) enum Schedule {
+    Profile(Arc<Profile>),
+    /// Seconds since the start, ascending.
+    Times(Arc<[f64]>),
+    /// So many requests, all at the start.
+    Burst(usize),
+}
+
+impl Schedule {
+    /// From the start until the last request may be sent.
+    pub(crate) fn length(&self) -> Duration {
+        let seconds = match self {
+            Self::Profile(profile) => profile.length(),
+            Self::Times(times) => times.last().copied().unwrap_or(0.0),
+            Self::Burst(_) => 0.0,
+        };
+        Duration::from_secs_f64(seconds)
+    }
+
+    /// The times since the start at which requests are sent, ascending; the same for the same seed.
+    pub(crate) fn arrivals(&self, seed: u64) -> Arrivals {
+        match self {
+            Self::Profile(profile) => Arrivals::Drawn(Box::new(Walk::new(Arc::clone(profile), seed))),
+            Self::Times(times) => Arrivals::Listed { times: Arc::clone(times), next: 0 },
+            Self::Burst(requests) => Arrivals::Burst { left: *requests },
+        }
+    }
+}
+
+/// Iterator over the times of one schedule.
+#[derive(Debug)]
+pub(crate) enum Arrivals {
+    Drawn(Box<Walk>),
+    Listed { times: Arc<[f64]>, next: usize },
+    Burst { left: usize },
+}
+
+impl Iterator for Arrivals {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        match self {
+            Self::Drawn(walk) => walk.next().map(Duration::from_secs_f64),
+            Self::Listed { times, next } => {
+                let time = times.get(*next)?;
+                *next += 1;
+                Some(Duration::from_secs_f64(*time))
+            }
+            Self::Burst { left } => {
+                *left = left.checked_sub(1)?;
+                Some(Duration::ZERO)
+            }
+        }
+    }
+}
+
+/// Share of a request that rounding may cost: the arrival at the very end of a segment belongs to it.
+const ROUNDING: f64 = 1e-6;
+
+/// A walk along a profile: gaps are drawn with a mean of one and spent at the profile's rate.
+#[derive(Debug)]
+pub(crate) struct Walk {
+    profile: Arc<Profile>,
+    rng: StdRng,
+    segment: usize,
+    /// Seconds at which the current segment starts.
+    start: f64,
+    /// Seconds into the current segment.
+    offset: f64,
+}
+
+impl Walk {
+    fn new(profile: Arc<Profile>, seed: u64) -> Self {
+        Self { profile, rng: StdRng::seed_from_u64(seed), segment: 0, start: 0.0, offset: 0.0 }
+    }
+}
+
+impl Iterator for Walk {
+    type Item = f64;
+
+    fn next(&mut self) -> Option<f64> {
+        let mut gap = None;
+        loop {
+            let segment = self.profile.segments().get(self.segment)?;
+            let wanted = gap.unwrap_or_else(|| segment.spacing.draw(&mut self.rng));
+            let available = segment.requests_after(self.offset);
+            if wanted <= available + ROUNDING {
+                self.offset = segment.offset_after(self.offset, wanted);
+                return Some(self.start + self.offset);
+            }
+            // What is left of the gap is carried into the next segment and spent at that one's rate.
+            gap = Some(wanted - available);
+            self.start += segment.length;
+            self.offset = 0.0;
+            self.segment += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        profile::{Bursts, Profile},
+        spacing::Spacing,
+        *,
+    };
+
+    fn times(profile: Profile, seed: u64) -> Vec<f64> {
+        Schedule::Profile(Arc::new(profile)).arrivals(seed).map(|t| t.as_secs_f64()).collect()
+    }
+
+    #[test]
+    fn poisson_arrivals_have_the_asked_rate_and_a_variation_of_one() {
+        let profile = Profile::constant(500.0, Duration::from_secs(200), Spacing::Poisson).unwrap();
+        let times = times(profile, 3);
+        let rate = times.len() as f64 / 200.0;
+        assert!((rate / 500.0 - 1.0).abs() < 0.02, "rate {rate}");
+
+        let gaps: Vec<f64> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
+        let variance = gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / gaps.len() as f64;
+        let cv = variance.sqrt() / mean;
+        assert!((cv - 1.0).abs() < 0.02, "cv {cv}");
+    }
+
+    #[test]
+    fn constant_arrivals_keep_their_distance() {
+        let times = times(Profile::constant(100.0, Duration::from_secs(2), Spacing::Constant).unwrap(), 1);
+        assert_eq!(times.len(), 200);
+        assert!(times.windows(2).all(|pair| (pair[1] - pair[0] - 0.01).abs() < 1e-9));
+    }
+
+    #[test]
+    fn bursts_are_loud_while_on_and_silent_while_off() {
+        let bursts = Bursts { on: Duration::from_secs(5), off: Duration::from_secs(10), idle: 0.0 };
+        let times =
+            times(Profile::bursts(200.0, bursts, Duration::from_secs(60), Spacing::Poisson).unwrap(), 9);
+        assert!(times.iter().all(|t| t % 15.0 <= 5.0), "sent while off");
+        let rate_while_on = times.len() as f64 / 20.0;
+        assert!((rate_while_on / 200.0 - 1.0).abs() < 0.05, "{rate_while_on}");
+    }
+
+    #[test]
+    fn a_ramp_puts_three_quarters_of_its_requests_into_its_second_half() {
+        let ramp =
+            Profile::ramp("0..1000".parse().unwrap(), Duration::from_secs(20), Spacing::Constant).unwrap();
+        let times = times(ramp, 0);
+        let late = times.iter().filter(|t| **t > 10.0).count() as f64 / times.len() as f64;
+        assert!((late - 0.75).abs() < 0.001, "{late}");
+        assert!(times.is_sorted());
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_times_and_another_seed_others() {
+        let profile =
+            || Profile::constant(50.0, Duration::from_secs(5), Spacing::Gamma { shape: 0.5 }).unwrap();
+        assert_eq!(times(profile(), 4), times(profile(), 4));
+        assert_ne!(times(profile(), 4), times(profile(), 5));
+    }
+
+    #[test]
+    fn a_burst_is_all_at_the_start() {
+        let times: Vec<_> = Schedule::Burst(3).arrivals(0).collect();
+        assert_eq!(times, [Duration::ZERO; 3]);
+    }
+}

@@ -1,0 +1,259 @@
+//! One run from the arguments to the report.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context as _, bail, ensure};
+use bytes::Bytes;
+use http::{Method, Uri};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    arrivals::{Schedule, profile::Profile, trace},
+    call::{Answers, Rules, ask},
+    cli::{CallArgs, LimitArgs, LoadArgs, RunArgs},
+    connection::{HttpVersion, Pool},
+    generate::{Load, Plan, Shard},
+    message::{Call, Message, Protocol},
+    meter::Meter,
+    process::Clocks,
+    progress::{Progress, Verbosity},
+    record::Record,
+    report::{Report, Results, Setup},
+    source,
+    target::Target,
+};
+
+/// Time for all shards to be ready before the first arrival.
+const LEAD: Duration = Duration::from_millis(100);
+
+/// How long the model's metadata may take; a replica may have to start for it.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(120);
+
+const DURATION: Duration = Duration::from_secs(10);
+
+/// Runs the load and gives its report. `stop` ends it early, with a report of what was measured until then.
+pub(crate) async fn run(url: &Uri, args: &RunArgs, stop: CancellationToken) -> anyhow::Result<Report> {
+    let target = Target::resolve(url).await?;
+    let load = load(&args.load)?;
+    ensure!(
+        args.load.warmup < load.length() || args.load.warmup.is_zero(),
+        "the warm-up is as long as the run"
+    );
+    let http =
+        if args.call.http2 || args.call.protocol.is_grpc() { HttpVersion::Http2 } else { HttpVersion::Http1 };
+    let messages = messages(args, http, &target).await?;
+    let (shards, connections) = sizes(&args.limits, &load, http)?;
+    let setup = Setup {
+        url: url.to_string(),
+        protocol: args.call.protocol,
+        load: describe(&args.load, &load),
+        seed: args.load.seed,
+        threads: shards,
+        connections,
+        request_bytes: messages.iter().map(Message::len).sum::<usize>() / messages.len(),
+        checked: args.call.check.is_some(),
+        slo_ms: slo(&args.limits).map(|slo| slo.as_secs_f64() * 1e3),
+    };
+    let lag_max = matches!(load, Load::Open(_)).then_some(args.limits.max_lag);
+    let plan = Arc::new(Plan {
+        load,
+        messages,
+        rules: rules(args),
+        seed: args.load.seed,
+        shards,
+        outstanding_max: args.limits.outstanding.div_ceil(shards),
+        warm_up: args.load.warmup,
+    });
+    let results = drive(args, &plan, http, &target, connections, stop).await?;
+    Ok(Report::new(setup, results, lag_max))
+}
+
+fn rules(args: &RunArgs) -> Rules {
+    Rules {
+        protocol: args.call.protocol,
+        timeout: args.limits.timeout,
+        deadline: args.limits.deadline,
+        answers: if args.call.check.is_some() { Answers::Checked } else { Answers::Ignored },
+    }
+}
+
+fn slo(limits: &LimitArgs) -> Option<Duration> {
+    limits.slo.or(limits.deadline)
+}
+
+fn load(args: &LoadArgs) -> anyhow::Result<Load> {
+    let duration = args.duration.unwrap_or(DURATION);
+    if let Some(clients) = args.clients {
+        ensure!(clients > 0, "no clients");
+        return Ok(Load::Closed { clients, duration });
+    }
+    if let Some(requests) = args.burst {
+        ensure!(requests > 0, "an empty burst");
+        return Ok(Load::Open(Schedule::Burst(requests)));
+    }
+    if let Some(path) = &args.trace {
+        let replay = trace::Replay {
+            speed: args.trace_speed,
+            scale: args.trace_scale,
+            from: args.trace_from.unwrap_or_default().as_secs_f64(),
+            // The duration is that of the replay, so that much more of the trace is needed.
+            span: args.duration.map_or(f64::INFINITY, |duration| duration.as_secs_f64() * args.trace_speed),
+            seed: args.seed,
+        };
+        return Ok(Load::Open(trace::read(path, replay)?));
+    }
+    let (rate, spacing) = (args.rate, args.spacing);
+    let profile = match (&args.bursts, &args.steps, &args.ramp, args.day) {
+        (Some(bursts), ..) => Profile::bursts(rate, *bursts, duration, spacing)?,
+        (_, Some(steps), ..) => Profile::steps(steps, spacing)?,
+        (_, _, Some(ramp), _) => Profile::ramp(*ramp, duration, spacing)?,
+        (.., true) => Profile::day(rate, duration, spacing)?,
+        _ => Profile::constant(rate, duration, spacing)?,
+    };
+    Ok(Load::Open(Schedule::Profile(Arc::new(profile))))
+}
+
+fn describe(args: &LoadArgs, load: &Load) -> String {
+    let length = humantime::format_duration(Duration::from_millis(
+        u64::try_from(load.length().as_millis()).unwrap_or(u64::MAX),
+    ));
+    match load {
+        Load::Closed { clients, .. } => format!("closed loop, {clients} clients, {length}"),
+        Load::Open(Schedule::Burst(requests)) => format!("{requests} at once"),
+        Load::Open(Schedule::Times(times)) => format!("trace of {} calls in {length}", times.len()),
+        Load::Open(Schedule::Profile(_)) => match (&args.bursts, &args.steps, &args.ramp, &args.trace) {
+            (Some(bursts), ..) => format!("{}/s {bursts:?}, {length}", args.rate),
+            (_, Some(steps), ..) => format!("{steps:?}, {length}"),
+            (_, _, Some(ramp), _) => format!("{ramp:?}, {length}"),
+            (.., Some(trace)) => format!("bins of {}, {length}", trace.display()),
+            _ if args.day => format!("a day with a peak of {}/s in {length}", args.rate),
+            _ => format!("{}/s {:?}, {length}", args.rate, args.spacing),
+        },
+    }
+}
+
+/// Threads, and connections in all.
+fn sizes(limits: &LimitArgs, load: &Load, http: HttpVersion) -> anyhow::Result<(usize, usize)> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = limits.threads.unwrap_or((processors / 2).max(1));
+    let connections = limits.connections.unwrap_or(match (load, http) {
+        (Load::Closed { clients, .. }, HttpVersion::Http1) => *clients,
+        (Load::Open(Schedule::Burst(requests)), HttpVersion::Http1) => *requests,
+        (Load::Open(_), HttpVersion::Http1) => 256,
+        (Load::Open(Schedule::Burst(requests)), HttpVersion::Http2) => requests.div_ceil(256).max(4),
+        (Load::Closed { .. } | Load::Open(_), HttpVersion::Http2) => 4,
+    });
+    ensure!(threads > 0 && connections > 0, "at least one thread and one connection are needed");
+    Ok((threads.min(connections), connections))
+}
+
+async fn messages(args: &RunArgs, http: HttpVersion, target: &Target) -> anyhow::Result<Vec<Message>> {
+    let CallArgs { protocol, model, input, rows, data, check, body_file, method, .. } = &args.call;
+    let headers = args.call.headers();
+    let call = Call {
+        protocol: *protocol,
+        http,
+        target,
+        model: model.as_deref().unwrap_or_default(),
+        headers: &headers,
+    };
+    if *protocol == Protocol::Raw {
+        let body = match body_file {
+            Some(path) => {
+                Bytes::from(std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?)
+            }
+            None => Bytes::new(),
+        };
+        let usual = if body_file.is_some() { Method::POST } else { Method::GET };
+        return Ok(vec![Message::raw(&call, method.clone().unwrap_or(usual), body)?]);
+    }
+    ensure!(model.is_some(), "--model NAME is missing (or use --protocol raw)");
+    let recipe = source::Recipe {
+        rows: *rows,
+        samples: data.as_deref(),
+        expect: check.as_deref(),
+        seed: args.load.seed,
+    };
+    if !input.is_empty() {
+        return source::messages(&call, input, recipe);
+    }
+    let pool = Pool::new(http, target.address, 1);
+    let body =
+        ask(&pool, *protocol, &Message::metadata(&call)?, METADATA_TIMEOUT).await.with_context(|| {
+            format!("cannot read the metadata of {:?} (give --input to do without)", call.model)
+        })?;
+    source::messages(&call, &source::metadata(*protocol, &body)?.inputs, recipe)
+}
+
+async fn drive(
+    args: &RunArgs,
+    plan: &Arc<Plan>,
+    http: HttpVersion,
+    target: &Target,
+    connections: usize,
+    stop: CancellationToken,
+) -> anyhow::Result<Results> {
+    let start = Instant::now() + LEAD;
+    let slo = slo(&args.limits);
+    let shards: Vec<_> = (0..plan.shards)
+        .map(|index| {
+            // The first shards take what does not divide evenly.
+            let connections = connections / plan.shards + usize::from(index < connections % plan.shards);
+            let pool = Pool::new(http, target.address, connections);
+            Arc::new(Shard {
+                index,
+                plan: Arc::clone(plan),
+                pool,
+                meter: Meter::new(slo),
+                start,
+                stop: stop.clone(),
+            })
+        })
+        .collect();
+    let mut running = JoinSet::new();
+    for shard in &shards {
+        let shard = Arc::clone(shard);
+        running.spawn_blocking(move || shard.run());
+    }
+    let verbosity = if args.output.quiet { Verbosity::Quiet } else { Verbosity::Shown };
+    let mut progress = Progress::new(shards.clone(), verbosity);
+    let window = start + plan.warm_up;
+    let usage = tokio::select! {
+        usage = measured(&mut running, &args.output.cpu_of, window) => usage?,
+        () = progress.watch(start) => bail!("the progress display never ends by itself"),
+    };
+    let seconds = progress.finish();
+    let mut record = Record::new(slo);
+    for shard in &shards {
+        shard.meter.add_record(&mut record);
+    }
+    let last_end = shards.iter().filter_map(|shard| shard.meter.last_end()).max().unwrap_or(start);
+    let planned_end = start + plan.load.length();
+    let offered_end = if stop.is_cancelled() { last_end.min(planned_end) } else { planned_end };
+    Ok(Results {
+        record,
+        measured: last_end.max(offered_end).saturating_duration_since(window),
+        offered: offered_end.saturating_duration_since(window),
+        connections_opened: shards.iter().map(|shard| shard.pool.opened()).sum(),
+        usage,
+        seconds,
+    })
+}
+
+/// Waits for all shards, and gives what the processes used since the end of the warm-up.
+async fn measured(
+    running: &mut JoinSet<std::io::Result<()>>,
+    processes: &[u32],
+    window: Instant,
+) -> anyhow::Result<Vec<crate::process::Usage>> {
+    sleep_until(window).await;
+    let before = Clocks::read(processes)?;
+    while let Some(shard) = running.join_next().await {
+        shard.context("a sending thread panicked")?.context("a sending thread failed")?;
+    }
+    Ok(Clocks::read(processes)?.since(&before))
+}
