@@ -133,7 +133,7 @@ fn welcome(started: &Started, args: &DemoArgs, style: Style) -> String {
 
 {load}
 
-  cargo run --release -p loadtest -- run --url http://{listen} --model digits --rate 400 --duration 40s
+  cargo run --release -p loadtest -- http://{listen} --model digits --bursts on=20s,off=40s --rate 1000 --duration 3m
   tidegate status --admin {admin} --watch
   tidegate why digits --admin {admin}
 
@@ -164,8 +164,7 @@ async fn narrate(view: Arc<View>, style: Style) {
             told = entry.decision.at;
             if entry.decision.from != entry.decision.to {
                 let time = style.dim(&wall_clock(entry.decision.at));
-                let change = style.bold(&format!("{} → {}", entry.decision.from, entry.decision.to));
-                let _ = print(&format!("  {time}  {change}  {}\n", explain::sentence(&entry.decision)));
+                let _ = print(&format!("  {time}  {}\n", explain::sentence(&entry.decision)));
             }
         }
         let now = view.replicas.borrow().iter().filter(|replica| replica.phase == Phase::Ready).count();

@@ -4,6 +4,9 @@ use std::{ffi::OsString, process::ExitCode};
 
 use clap::Args;
 
+/// What shells answer for a command that cannot be run.
+const CANNOT_RUN: u8 = 127;
+
 #[derive(Debug, Args)]
 pub(crate) struct ExecReplicaArgs {
     /// The process whose end ends the replica
@@ -15,5 +18,7 @@ pub(crate) struct ExecReplicaArgs {
 
 /// Returns only if the command cannot be run.
 pub(crate) fn run(args: &ExecReplicaArgs) -> anyhow::Result<ExitCode> {
-    match fleet::launch::exec(args.parent_pid, &args.command)? {}
+    let Err(error) = fleet::launch::exec(args.parent_pid, &args.command);
+    super::terminal::complain(&error.to_string())?;
+    Ok(ExitCode::from(CANNOT_RUN))
 }

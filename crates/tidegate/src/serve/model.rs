@@ -37,6 +37,8 @@ use crate::{
     config::{self, Fleet, Protocol},
 };
 
+/// How long a child process is believed to take until it is ready, before some starts were measured.
+const PROCESS_START: Duration = Duration::from_secs(10);
 /// When clients of a model whose fixed addresses are all down should try again.
 const DOWN_RETRY: Duration = Duration::from_secs(2);
 /// How long fixed addresses may take to show themselves before requests are refused for want of one.
@@ -233,7 +235,7 @@ fn policy_of(config: &config::Model) -> Option<Policy> {
             config::Mode::Enforce => Mode::Enforce,
             config::Mode::Observe => Mode::Observe,
         },
-        assumed: Assumed { concurrency, ..default },
+        assumed: Assumed { concurrency, cold_start: PROCESS_START },
     })
 }
 

@@ -90,7 +90,7 @@ fn report(stats: &Stats, at: Duration) -> Report {
         latency: LatencyModel {
             fixed: stats.latency_fixed,
             per_row: stats.latency_per_row,
-            tail_permille: (stats.latency_tail * 1e3) as u32,
+            tail_permille: (stats.latency_tail * 1e3).round() as u32,
             samples: stats.latency_samples,
             max_batch_rows: stats.max_batch_rows,
             concurrency: stats.concurrency,

@@ -17,12 +17,16 @@ pub(super) fn header_length(headers: &HeaderMap) -> Result<Option<usize>, Failur
     Ok(Some(convert::v2::header_length(&value)?))
 }
 
-/// Checks that a body says it is JSON, or binary tensors where these are known; one that says nothing is JSON.
+/// What `curl -d` says of every body, whatever it is.
+const CURL_SAYS: &str = "application/x-www-form-urlencoded";
+
+/// Checks that a body says it is JSON, or binary tensors where these are known; one that says nothing, or what
+/// `curl -d` says unasked, is JSON.
 pub(super) fn check(headers: &HeaderMap, accepted: &[&str]) -> Result<(), Failure> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
     let value = String::from_utf8_lossy(value.as_bytes());
     let essence = value.split(';').next().unwrap_or_default().trim();
-    if accepted.iter().any(|known| essence.eq_ignore_ascii_case(known)) {
+    if accepted.iter().chain([&CURL_SAYS]).any(|known| essence.eq_ignore_ascii_case(known)) {
         return Ok(());
     }
     let sentence =
@@ -42,6 +46,7 @@ mod tests {
         };
         assert!(of(None));
         assert!(of(Some("Application/JSON; charset=utf-8")));
+        assert!(of(Some("application/x-www-form-urlencoded")));
         assert!(!of(Some("text/plain")));
         assert!(!of(Some("multipart/form-data; boundary=x")));
     }
