@@ -19,7 +19,8 @@ from processes import HERE, WORK, NotThere, environment, free_port, load, machin
 @contextlib.contextmanager
 def forest():
     """MLServer with the forest. Gives its HTTP and gRPC ports and its process."""
-    bin = environment("mlserver", "mlserver", "mlserver-sklearn")
+    # MLServer's workers need an event loop that makes itself, as uvloop's did until 0.21.
+    bin = environment("mlserver", "mlserver", "mlserver-sklearn", "uvloop<0.22")
     ports = http, grpc, _ = [free_port() for _ in range(3)]
     directory = WORK / "forest"
     subprocess.run([bin / "python", HERE / "forest.py", directory, *map(str, ports)], check=True)

@@ -49,13 +49,14 @@ def environment(name: str, *packages: str) -> pathlib.Path:
     """The bin directory of a virtual environment with `packages`, made on first use."""
     directory = WORK / f"venv-{name}"
     done = directory / "complete"
-    if not done.exists():
-        notice(f"installing {' '.join(packages)} …")
+    wanted = " ".join(packages)
+    if not done.exists() or done.read_text() != wanted:
+        notice(f"installing {wanted} …")
         venv.create(directory, clear=True, with_pip=True)
         pip = [str(directory / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", *packages]
         if subprocess.run(pip, check=False).returncode != 0:
-            raise NotThere(f"{' '.join(packages)} cannot be installed")
-        done.touch()
+            raise NotThere(f"{wanted} cannot be installed")
+        done.write_text(wanted)
     return directory / "bin"
 
 

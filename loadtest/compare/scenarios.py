@@ -60,7 +60,7 @@ def stampede(options: argparse.Namespace) -> bool:
     with digits(values) as (url, admin, process):
         before = cold_starts(admin)
         report = load(
-            url, *CHECKED, "--burst", str(options.calls), "--deadline", "30s", "--timeout", "35s", "--max-lag", "60s",
+            url, *CHECKED, "--burst", str(options.calls), "--deadline", "30s", "--timeout", "35s",
             "--cpu-of", str(process.pid), attempts=1,
         )
         wakes = cold_starts(admin) - before

@@ -58,7 +58,9 @@ pub(crate) async fn run(url: &Uri, args: &RunArgs, stop: CancellationToken) -> a
         checked: args.call.check.is_some(),
         slo_ms: slo(&args.limits).map(|slo| slo.as_secs_f64() * 1e3),
     };
-    let lag_max = matches!(load, Load::Open(_)).then_some(args.limits.max_lag);
+    // A burst is sent as fast as can be, and a closed loop has no schedule: neither can lag.
+    let scheduled = matches!(load, Load::Open(Schedule::Profile(_) | Schedule::Times(_)));
+    let lag_max = scheduled.then_some(args.limits.max_lag);
     let plan = Arc::new(Plan {
         load,
         messages,
