@@ -1,6 +1,6 @@
 //! One call to one replica: its time limits, and what the replica and the latency model learn from it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout_at};
 use tower::Service as _;
@@ -18,72 +18,90 @@ use crate::{
 /// A call without an answer after this multiple of its 95th percentile makes no progress.
 const STALLED: f64 = 5.0;
 const SHORTEST_STALL: Duration = Duration::from_secs(1);
+/// Shorter silence says nothing, however fast the model.
+const SHORTEST_SILENCE: Duration = Duration::from_millis(50);
 /// Calls that must have been seen before silence means anything.
 const STALL_SAMPLES: u64 = 20;
-/// A replica that could not be reached, or broke off, is left alone for a moment even if it is the only one.
-const COOL_DOWN: Duration = Duration::from_millis(50);
 const FULL_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Attempts of one request that did not run.
-const ATTEMPTS_NOT_RUN: u32 = 8;
+/// For so long a request waits for another replica than the one that failed it, and those behind it with it.
+const AVOIDANCE: Duration = Duration::from_millis(500);
+/// Times a request is sent again that did not run: with the pauses of an only replica between them about six
+/// seconds, in which it may restart.
+const REPEATS_NOT_RUN: u32 = 16;
 
 /// Sends one call of `rows` rows and waits for its answer, at the latest until its deadline.
 pub(crate) async fn attempt(shared: &Shared, slot: &Slot, call: Call, rows: u32) -> Result<Reply, CallError> {
     let started = Instant::now();
     let deadline = call.deadline;
-    let (expected, stall) = {
+    if deadline <= started {
+        return Err(CallError::Deadline);
+    }
+    let (expected, limit) = {
         let latency = shared.latency();
-        (latency.expected(rows), stall_after(&latency, rows))
+        (latency.expected(rows), silence_limit(&latency, rows))
     };
-    let mut upstream = slot.seat.replica.upstream.clone();
-    let sent = upstream.call(call);
+    let mut silence = Silence { shared, seat: &slot.seat, started, limit };
+    let sent = slot.seat.replica.upstream.clone().call(call);
     tokio::pin!(sent);
-    let first_limit = stall.map_or(deadline, |stall| deadline.min(started + stall));
-    let result = match timeout_at(first_limit, &mut sent).await {
+    let first_look = limit.map_or(deadline, |limit| deadline.min(started + limit.max(SHORTEST_STALL)));
+    let result = match timeout_at(first_look, &mut sent).await {
         Ok(result) => result,
-        Err(_) if first_limit == deadline => Err(CallError::Deadline),
+        Err(_) if first_look == deadline => Err(CallError::Deadline),
         Err(_) => {
-            let moved = stalled(shared, &slot.seat);
-            if moved { Err(CallError::Reset) } else { finish(deadline, sent).await }
+            silence.limit = None;
+            if stalled(shared, &slot.seat) {
+                return Err(CallError::Reset);
+            }
+            timeout_at(deadline, sent).await.unwrap_or(Err(CallError::Deadline))
         }
     };
-    let elapsed = started.elapsed();
+    if !matches!(result, Err(CallError::Deadline)) {
+        silence.limit = None;
+    }
     match &result {
-        Ok(_) => learn(shared, &slot.seat, rows, elapsed, expected),
+        Ok(_) => learn(shared, slot, rows, started.elapsed(), expected),
         Err(error) => blame(shared, &slot.seat, error),
     }
     result
 }
 
-async fn finish(
-    deadline: Instant,
-    sent: impl Future<Output = Result<Reply, CallError>>,
-) -> Result<Reply, CallError> {
-    timeout_at(deadline, sent).await.unwrap_or(Err(CallError::Deadline))
+/// After how long without an answer a replica is suspected.
+fn silence_limit(latency: &Latency, rows: u32) -> Option<Duration> {
+    (latency.samples() >= STALL_SAMPLES).then(|| latency.p95(rows).mul_f64(STALLED).max(SHORTEST_SILENCE))
 }
 
-fn stall_after(latency: &Latency, rows: u32) -> Option<Duration> {
-    let stall = latency.p95(rows).mul_f64(STALLED).max(SHORTEST_STALL);
-    (latency.samples() >= STALL_SAMPLES).then_some(stall)
+/// A call that has no answer yet. If its deadline passes, or its callers leave, after they waited for longer than
+/// the `limit`, that is a failure of the replica; `None`: it is none.
+struct Silence<'a> {
+    shared: &'a Shared,
+    seat: &'a Seat,
+    started: Instant,
+    limit: Option<Duration>,
+}
+
+impl Drop for Silence<'_> {
+    fn drop(&mut self) {
+        if self.limit.is_some_and(|limit| self.started.elapsed() >= limit) {
+            failed(self.shared, self.seat, "stalled", Instant::now());
+        }
+    }
 }
 
 /// Ejects a silent replica; says whether its call may be tried elsewhere.
 fn stalled(shared: &Shared, seat: &Seat) -> bool {
     let now = Instant::now();
-    let board = shared.board.load();
-    if !board.eject(seat, COOL_DOWN.max(Duration::from_secs(1)), now) {
-        return false;
-    }
-    shared.recorder.ejected("stalled");
-    tracing::warn!(model = %shared.config.model, replica = %seat.replica.id, "replica makes no progress: ejected");
-    shared.config.idempotent && board.seats.iter().any(|other| !other.is_closed(now))
+    eject(shared, seat, "stalled", now);
+    let elsewhere = |other: &Arc<Seat>| !std::ptr::eq(&**other, seat) && !other.is_closed(now);
+    shared.config.idempotent && shared.board.load().seats.iter().any(elsewhere)
 }
 
-fn learn(shared: &Shared, seat: &Seat, rows: u32, elapsed: Duration, expected: Duration) {
+fn learn(shared: &Shared, slot: &Slot, rows: u32, elapsed: Duration, expected: Duration) {
     shared.recorder.upstream(elapsed);
-    let fit = shared.latency().observe(rows, elapsed, seat.slowness());
+    let slowness = shared.board.load().relative_slowness(&slot.seat);
+    let fit = shared.latency().observe(rows, elapsed, slowness);
     let expected = if fit == Fit::Outlier { Duration::ZERO } else { expected };
-    seat.succeeded(elapsed, expected);
+    slot.succeeded(elapsed, expected);
 }
 
 fn blame(shared: &Shared, seat: &Seat, error: &CallError) {
@@ -93,46 +111,98 @@ fn blame(shared: &Shared, seat: &Seat, error: &CallError) {
         CallError::Busy { retry_after } => {
             seat.is_full(retry_after.unwrap_or(FULL_PAUSE).min(LONGEST_PAUSE), now);
         }
-        CallError::NotSent | CallError::Reset | CallError::Failed | CallError::BadResponse => {
-            if matches!(error, CallError::NotSent | CallError::Reset) {
-                seat.pause(COOL_DOWN, now);
+        CallError::NotSent | CallError::Reset => {
+            seat.cool_down(now);
+            failed(shared, seat, error.cause(), now);
+        }
+        CallError::Failed | CallError::BadResponse => failed(shared, seat, error.cause(), now),
+    }
+}
+
+fn failed(shared: &Shared, seat: &Seat, cause: &'static str, now: Instant) {
+    if seat.failed(now) == Verdict::Eject {
+        eject(shared, seat, cause, now);
+    }
+}
+
+fn eject(shared: &Shared, seat: &Seat, cause: &'static str, now: Instant) {
+    if let Some(pause) = shared.board.load().eject(seat, now) {
+        shared.recorder.ejected(cause);
+        tracing::warn!(
+            model = %shared.config.model, replica = %seat.replica.id, cause, ?pause, "replica ejected"
+        );
+    }
+}
+
+/// What earlier attempts leave to the next.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Past {
+    pub(crate) attempts: Attempts,
+    avoid: Option<Avoid>,
+}
+
+#[derive(Clone, Debug)]
+struct Avoid {
+    replica: Arc<str>,
+    until: Instant,
+}
+
+impl Past {
+    /// This and an attempt at `seat` that ended with `error`.
+    pub(crate) fn and(&self, seat: &Seat, error: &CallError) -> Self {
+        let avoid = Avoid { replica: Arc::clone(&seat.replica.id), until: Instant::now() + AVOIDANCE };
+        Self { attempts: self.attempts.and(error), avoid: Some(avoid) }
+    }
+
+    pub(crate) fn is_first_attempt(&self) -> bool {
+        self.attempts == Attempts::default()
+    }
+
+    /// The replica that failed it last, unless that was long ago.
+    pub(crate) fn avoid(&self, now: Instant) -> Option<&str> {
+        self.avoid.as_ref().filter(|avoid| now < avoid.until).map(|avoid| &*avoid.replica)
+    }
+}
+
+/// How often a request was sent before, in vain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Attempts {
+    not_run: u32,
+    may_have_run: u32,
+}
+
+impl Attempts {
+    /// These and the one that ended with `error`.
+    fn and(self, error: &CallError) -> Self {
+        match error {
+            CallError::NotSent | CallError::Busy { .. } => Self { not_run: self.not_run + 1, ..self },
+            _ => Self { may_have_run: self.may_have_run + 1, ..self },
+        }
+    }
+
+    /// Whether the request may be sent again after `error`: what provably did not run, or may run twice, once.
+    pub(crate) fn may_follow(self, shared: &Shared, error: &CallError) -> bool {
+        match error {
+            CallError::NotSent | CallError::Busy { .. } => self.not_run < REPEATS_NOT_RUN,
+            CallError::Reset | CallError::Failed | CallError::BadResponse => {
+                shared.config.idempotent && self.may_have_run == 0
             }
-            if let Verdict::Eject(pause) = seat.failed()
-                && shared.board.load().eject(seat, pause, now)
-            {
-                shared.recorder.ejected(error.cause());
-                tracing::warn!(
-                    model = %shared.config.model, replica = %seat.replica.id, cause = error.cause(), ?pause,
-                    "replica ejected"
-                );
-            }
+            CallError::Refused { .. } | CallError::TooLarge { .. } | CallError::Deadline => false,
         }
     }
 }
 
-/// What comes after a failed call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Next {
-    Fail,
-    Retry,
-}
-
-/// Whether requests whose call failed with `error`, after `attempts` earlier ones, may be sent again: what
-/// provably did not run, or may run twice, once, within the budget.
-pub(crate) fn next(shared: &Shared, error: &CallError, attempts: u32) -> Next {
-    let now = Instant::now();
-    let may = match error {
-        CallError::NotSent => attempts < ATTEMPTS_NOT_RUN,
-        CallError::Busy { .. } => attempts < ATTEMPTS_NOT_RUN && shared.budget().withdraw(now),
-        CallError::Reset | CallError::Failed => {
-            shared.config.idempotent && attempts == 0 && shared.budget().withdraw(now)
-        }
-        _ => false,
-    };
-    let repeatable =
-        matches!(error, CallError::NotSent | CallError::Busy { .. } | CallError::Reset | CallError::Failed);
-    if repeatable {
-        shared.recorder.retried(error.cause(), if may { "sent" } else { "denied" });
+/// Whether those requests of a failed call that may be sent again are: one repeat of the budget is for all of them.
+pub(crate) fn repeats(
+    shared: &Shared,
+    error: &CallError,
+    mut attempts: impl Iterator<Item = Attempts>,
+) -> bool {
+    if !matches!(error, CallError::NotSent | CallError::Busy { .. } | CallError::Reset | CallError::Failed) {
+        return false;
     }
-    if may { Next::Retry } else { Next::Fail }
+    let may = attempts.any(|attempts| attempts.may_follow(shared, error))
+        && (*error == CallError::NotSent || shared.budget().withdraw(Instant::now()));
+    shared.recorder.retried(error.cause(), if may { "sent" } else { "denied" });
+    may
 }

@@ -86,17 +86,18 @@ fn hold(s: &Situation<'_>) -> Duration {
 }
 
 /// What makes requests mergeable: version, inputs (name, datatype, shape but for the rows), requested outputs and
-/// every parameter. Anything unknown is part of it. `None` where rows cannot be told.
+/// every parameter. Anything unknown is part of it. `None` where rows cannot be told, or inputs from each other.
 #[must_use]
 pub fn key(inference: &Inference) -> Key {
-    if inference.rows().unwrap_or(0) == 0 {
-        return None;
-    }
+    inference.rows().and_then(|rows| u32::try_from(rows).ok()).filter(|rows| *rows > 0)?;
     let mut key = KeyWriter::default();
     key.text(&inference.version);
     key.parameters(&inference.parameters);
     let mut inputs: Vec<&Tensor> = inference.inputs.iter().collect();
     inputs.sort_by(|a, b| a.name.cmp(&b.name));
+    if inputs.windows(2).any(|pair| matches!(pair, [a, b] if a.name == b.name)) {
+        return None;
+    }
     key.number(inputs.len() as u64);
     for input in inputs {
         key.text(&input.name);
@@ -125,6 +126,11 @@ impl KeyWriter {
         self.bytes.extend_from_slice(&n.to_le_bytes());
     }
 
+    fn tagged(&mut self, tag: u8, n: u64) {
+        self.bytes.push(tag);
+        self.number(n);
+    }
+
     fn text(&mut self, text: &str) {
         self.number(text.len() as u64);
         self.bytes.extend_from_slice(text.as_bytes());
@@ -134,18 +140,16 @@ impl KeyWriter {
         self.number(parameters.len() as u64);
         for (name, value) in parameters {
             self.text(name);
-            let (tag, bits) = match value {
-                Parameter::Bool(b) => (0, u64::from(*b)),
-                Parameter::Int(i) => (1, i.cast_unsigned()),
-                Parameter::Uint(u) => (2, *u),
-                Parameter::Double(d) => (3, d.to_bits()),
+            match value {
+                Parameter::Bool(b) => self.tagged(0, u64::from(*b)),
+                Parameter::Int(i) => self.tagged(1, i.cast_unsigned()),
+                Parameter::Uint(u) => self.tagged(2, *u),
+                Parameter::Double(d) => self.tagged(3, d.to_bits()),
                 Parameter::String(s) => {
+                    self.bytes.push(4);
                     self.text(s);
-                    (4, 0)
                 }
-            };
-            self.bytes.push(tag);
-            self.number(bits);
+            }
         }
     }
 }
@@ -283,6 +287,25 @@ mod tests {
         let merged = concat(&[&a, &b]);
         assert_eq!(&merged.inputs[0].data[..], [1, 3]);
         assert_eq!(&merged.inputs[1].data[..], [2, 4]);
+    }
+
+    #[test]
+    fn no_parameter_is_spelled_like_the_beginning_of_another() {
+        let spell = |value: Parameter| {
+            let mut key = KeyWriter::default();
+            key.parameters(&Parameters::from([("p".to_owned(), value)]));
+            key.bytes
+        };
+        let text = spell(Parameter::String("x".into()));
+        let number = spell(Parameter::Int(i64::from(b'x') << 56));
+        assert!(!text.starts_with(&number));
+    }
+
+    #[test]
+    fn inputs_that_cannot_be_told_apart_are_not_merged() {
+        let mut twice = inference(1, 0);
+        twice.inputs.push(twice.inputs[0].clone());
+        assert_eq!(key(&twice), None);
     }
 
     #[test]

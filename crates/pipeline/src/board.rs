@@ -37,11 +37,15 @@ pub(crate) struct Waiting {
 pub(crate) struct Seat {
     pub(crate) replica: Replica,
     in_flight: AtomicU32,
+    /// Calls it may have, as learned, and as of now: a little less while it is measured.
     limit: AtomicU32,
+    ceiling: AtomicU32,
     /// Not to be called before this time, in milliseconds since `epoch`; 0: it may be called.
     closed_until: AtomicU64,
     /// Between being ejected and its first success: one call at a time.
     on_probation: AtomicBool,
+    /// How many times longer than expected its calls take; the bits of an `f64`.
+    slowness: AtomicU64,
     epoch: Instant,
     pub(crate) completions: AtomicU64,
     pub(crate) failures: AtomicU64,
@@ -59,14 +63,36 @@ struct Learned {
 #[derive(Debug)]
 pub(crate) struct Slot {
     pub(crate) seat: Arc<Seat>,
+    /// Calls the replica had when this one was added, itself included.
+    load: u32,
+}
+
+impl Slot {
+    /// Learns from a call that was answered, `elapsed` after it was sent, where `expected` was predicted.
+    pub(crate) fn succeeded(&self, elapsed: Duration, expected: Duration) {
+        self.seat.succeeded(elapsed, expected, self.load.max(self.seat.in_flight()));
+    }
 }
 
 impl Drop for Slot {
+    /// Either this sees the request that waits, or the dispatch task sees the free seat when it takes that request
+    /// in: both write first and look after that, in one order for all (`SeqCst`).
     fn drop(&mut self) {
-        self.seat.in_flight.fetch_sub(1, Ordering::AcqRel);
-        if self.seat.waiting.requests.load(Ordering::Acquire) > 0 {
+        self.seat.in_flight.fetch_sub(1, Ordering::SeqCst);
+        if self.seat.waiting.requests.load(Ordering::SeqCst) > 0 {
             self.seat.waiting.freed.notify_one();
         }
+    }
+}
+
+impl Waiting {
+    /// Counts a request in, before it is sent to the queue. See [`Slot`]'s drop.
+    pub(crate) fn enter(&self) {
+        self.requests.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn leave(&self, requests: usize) {
+        self.requests.fetch_sub(requests as u64, Ordering::AcqRel);
     }
 }
 
@@ -76,8 +102,10 @@ impl Seat {
             replica,
             in_flight: AtomicU32::new(0),
             limit: AtomicU32::new(limit.get()),
+            ceiling: AtomicU32::new(limit.ceiling()),
             closed_until: AtomicU64::new(0),
             on_probation: AtomicBool::new(false),
+            slowness: AtomicU64::new(1f64.to_bits()),
             epoch,
             completions: AtomicU64::new(0),
             failures: AtomicU64::new(0),
@@ -87,7 +115,7 @@ impl Seat {
     }
 
     pub(crate) fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Relaxed)
+        self.in_flight.load(Ordering::SeqCst)
     }
 
     pub(crate) fn limit(&self) -> u32 {
@@ -102,37 +130,53 @@ impl Seat {
     }
 
     pub(crate) fn slowness(&self) -> f64 {
-        self.lock().health.slowness()
+        f64::from_bits(self.slowness.load(Ordering::Relaxed))
     }
 
-    /// Learns from a call that was answered, `elapsed` after it was sent, where `expected` was predicted.
-    pub(crate) fn succeeded(&self, elapsed: Duration, expected: Duration) {
+    pub(crate) fn is_on_probation(&self) -> bool {
+        self.on_probation.load(Ordering::Relaxed)
+    }
+
+    /// `load`: the calls it had meanwhile.
+    fn succeeded(&self, elapsed: Duration, expected: Duration, load: u32) {
         self.completions.fetch_add(1, Ordering::Relaxed);
         let mut learned = self.lock();
         learned.health.succeeded(elapsed, expected);
-        let in_flight = self.in_flight();
-        learned.limit.succeeded(elapsed, in_flight);
-        self.limit.store(learned.limit.get(), Ordering::Relaxed);
+        self.slowness.store(learned.health.slowness().to_bits(), Ordering::Relaxed);
+        learned.limit.succeeded(elapsed, load);
+        self.publish(&learned.limit);
         drop(learned);
         if self.on_probation.swap(false, Ordering::Relaxed) {
             self.closed_until.store(0, Ordering::Relaxed);
         }
     }
 
-    /// Counts a failure that is the replica's own; says whether it should be ejected and for how long.
-    pub(crate) fn failed(&self) -> Verdict {
+    /// Counts a failure that is the replica's own; says whether it should be ejected. Calls that fail while it is
+    /// ejected began before.
+    pub(crate) fn failed(&self, now: Instant) -> Verdict {
         self.failures.fetch_add(1, Ordering::Relaxed);
-        self.lock().health.failed()
+        if self.is_ejected(now) { Verdict::Keep } else { self.lock().health.failed() }
     }
 
-    /// Takes no calls for `pause`, then one at a time until one succeeds.
-    pub(crate) fn close_for(&self, pause: Duration, now: Instant) {
+    /// It could not be reached, or broke off: takes no calls for a moment, even if it is the only one. Calls that
+    /// break off together are one event.
+    pub(crate) fn cool_down(&self, now: Instant) {
+        if !self.is_closed(now) {
+            let pause = self.lock().health.cool_down();
+            self.pause(pause, now);
+        }
+    }
+
+    /// Takes no calls for a while, which is returned, then one at a time until one succeeds.
+    fn eject(&self, now: Instant) -> Duration {
+        let pause = self.lock().health.eject();
         self.pause(pause, now);
         self.on_probation.store(true, Ordering::Relaxed);
+        pause
     }
 
     /// Takes no calls for `pause`.
-    pub(crate) fn pause(&self, pause: Duration, now: Instant) {
+    fn pause(&self, pause: Duration, now: Instant) {
         let until = now.saturating_duration_since(self.epoch) + pause;
         let until = u64::try_from(until.as_millis()).unwrap_or(u64::MAX).max(1);
         self.closed_until.fetch_max(until, Ordering::Relaxed);
@@ -142,7 +186,7 @@ impl Seat {
     pub(crate) fn is_full(&self, pause: Duration, now: Instant) {
         let mut learned = self.lock();
         learned.limit.overloaded();
-        self.limit.store(learned.limit.get(), Ordering::Relaxed);
+        self.publish(&learned.limit);
         drop(learned);
         self.pause(pause, now);
     }
@@ -151,10 +195,10 @@ impl Seat {
         if self.is_closed(now) {
             return 0;
         }
-        if self.on_probation.load(Ordering::Relaxed) {
+        if self.is_on_probation() {
             return 1;
         }
-        let limit = self.limit();
+        let limit = self.ceiling.load(Ordering::Relaxed);
         let age = now.saturating_duration_since(self.replica.ready_since);
         if veterans == Veterans::None || age >= SLOW_START {
             return limit;
@@ -166,8 +210,17 @@ impl Seat {
     /// Takes a seat if fewer than `allowed` are taken.
     fn sit(self: &Arc<Self>, allowed: u32) -> Option<Slot> {
         let take = |taken: u32| (taken < allowed).then_some(taken + 1);
-        self.in_flight.fetch_update(Ordering::AcqRel, Ordering::Relaxed, take).ok()?;
-        Some(Slot { seat: Arc::clone(self) })
+        let before = self.in_flight.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).ok()?;
+        Some(Slot { seat: Arc::clone(self), load: before + 1 })
+    }
+
+    fn is_ejected(&self, now: Instant) -> bool {
+        self.is_on_probation() && self.is_closed(now)
+    }
+
+    fn publish(&self, limit: &Limit) {
+        self.limit.store(limit.get(), Ordering::Relaxed);
+        self.ceiling.store(limit.ceiling(), Ordering::Relaxed);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Learned> {
@@ -212,7 +265,7 @@ impl Board {
     pub(crate) fn set_limit(&self, limit: &Limit) {
         for seat in &self.seats {
             seat.lock().limit = limit.clone();
-            seat.limit.store(limit.get(), Ordering::Relaxed);
+            seat.publish(limit);
         }
     }
 
@@ -227,49 +280,62 @@ impl Board {
     }
 
     /// Two replicas at random, the one with less to do; if both are full, any with room. `avoid` is left out
-    /// while there is another.
+    /// while there is another that takes calls.
     pub(crate) fn pick(&self, now: Instant, avoid: Option<&str>) -> Option<Slot> {
         let veterans = self.veterans(now);
-        let avoid = avoid.filter(|_| self.seats.len() > 1);
-        let fit = |seat: &Arc<Seat>| {
-            Some(&*seat.replica.id) != avoid && seat.in_flight() < seat.allowed(now, veterans)
-        };
         if let [seat] = self.seats.as_slice() {
             return seat.sit(seat.allowed(now, veterans));
         }
+        let avoid = self.avoidable(avoid, now);
+        let fit = |seat: &&Arc<Seat>| {
+            Some(&*seat.replica.id) != avoid && seat.in_flight() < seat.allowed(now, veterans)
+        };
         let two = [self.random(), self.random()];
-        let best =
-            two.into_iter().flatten().filter(|seat| fit(seat)).min_by(|a, b| cost(a).total_cmp(&cost(b)));
+        let best = two.into_iter().flatten().filter(fit).min_by(|a, b| cost(a).total_cmp(&cost(b)));
         if let Some(slot) = best.and_then(|seat| seat.sit(seat.allowed(now, veterans))) {
             return Some(slot);
         }
-        let mut others: Vec<&Arc<Seat>> = self.seats.iter().filter(|seat| fit(seat)).collect();
-        others.sort_by(|a, b| cost(a).total_cmp(&cost(b)));
-        others.into_iter().find_map(|seat| seat.sit(seat.allowed(now, veterans)))
+        // Costs change while they are compared: each is read once.
+        let mut others: Vec<(f64, &Arc<Seat>)> =
+            self.seats.iter().filter(fit).map(|seat| (cost(seat), seat)).collect();
+        others.sort_unstable_by(|(a, _), (b, _)| a.total_cmp(b));
+        others.into_iter().find_map(|(_, seat)| seat.sit(seat.allowed(now, veterans)))
     }
 
     /// The replica with room that answers fastest: for whole batches, of which each has one at a time.
     pub(crate) fn pick_fastest(&self, now: Instant, avoid: Option<&str>) -> Option<Slot> {
         let veterans = self.veterans(now);
-        let avoid = avoid.filter(|_| self.seats.len() > 1);
+        let avoid = self.avoidable(avoid, now);
         let fit = |seat: &&Arc<Seat>| {
             Some(&*seat.replica.id) != avoid && seat.in_flight() < seat.allowed(now, veterans)
         };
         let mut free: Vec<&Arc<Seat>> = self.seats.iter().filter(fit).collect();
         // Replicas that differ by noise only take turns.
-        let rank = |seat: &Arc<Seat>| (seat.slowness() * 4.0) as u64;
+        let rank = |seat: &Arc<Seat>| (seat.slowness() * 4.0).round() as u64;
         free.sort_by_cached_key(|seat| (rank(seat), seat.completions.load(Ordering::Relaxed)));
         free.into_iter().find_map(|seat| seat.sit(seat.allowed(now, veterans)))
     }
 
-    /// Ejects a seat unless half of the replicas are ejected already.
-    pub(crate) fn eject(&self, seat: &Seat, pause: Duration, now: Instant) -> bool {
-        let closed = self.seats.iter().filter(|s| s.is_closed(now)).count();
-        let may = closed < self.seats.len() / 2;
-        if may {
-            seat.close_for(pause, now);
+    /// How many times longer than the average replica's the calls of this one take. What makes all of them slower
+    /// is the model's, and never attributed to a replica.
+    pub(crate) fn relative_slowness(&self, seat: &Seat) -> f64 {
+        if self.seats.len() < 2 {
+            return 1.0;
         }
-        may
+        let mean = self.seats.iter().map(|seat| seat.slowness()).sum::<f64>() / self.seats.len() as f64;
+        seat.slowness() / mean
+    }
+
+    /// Ejects a seat and says for how long; `None` if more than half of the replicas would be ejected then.
+    pub(crate) fn eject(&self, seat: &Seat, now: Instant) -> Option<Duration> {
+        let others = self.seats.iter().filter(|other| !std::ptr::eq(&***other, seat));
+        let ejected = others.filter(|other| other.is_ejected(now)).count();
+        (ejected < self.seats.len() / 2).then(|| seat.eject(now))
+    }
+
+    /// `avoid`, if another replica takes calls.
+    fn avoidable<'a>(&self, avoid: Option<&'a str>, now: Instant) -> Option<&'a str> {
+        avoid.filter(|id| self.seats.iter().any(|seat| *seat.replica.id != **id && !seat.is_closed(now)))
     }
 
     fn random(&self) -> Option<&Arc<Seat>> {
@@ -287,4 +353,73 @@ impl Board {
 /// What one more call would mean for a seat: how slow it is times how much it would have.
 fn cost(seat: &Arc<Seat>) -> f64 {
     seat.slowness() * f64::from(seat.in_flight() + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::task::TaskTracker;
+    use tower::{service_fn, util::BoxCloneSyncService};
+
+    use super::*;
+    use crate::{Concurrency, error::CallError};
+
+    fn board(seats: usize) -> Board {
+        let replica = |id: usize| Replica {
+            id: id.to_string().into(),
+            upstream: BoxCloneSyncService::new(service_fn(|_| async { Err(CallError::NotSent) })),
+            ready_since: Instant::now(),
+            hold: TaskTracker::new().token(),
+        };
+        let limit = Limit::of(Concurrency::Fixed(4));
+        let now = Instant::now();
+        Board::default().follow((0..seats).map(replica).collect(), &limit, now, &Arc::default())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn half_of_the_replicas_may_be_ejected_and_no_more() {
+        for (seats, most) in [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2)] {
+            let board = board(seats);
+            let now = Instant::now();
+            board.seats.iter().for_each(|seat| seat.cool_down(now));
+            let ejected = board.seats.iter().filter(|seat| board.eject(seat, now).is_some()).count();
+            assert_eq!(ejected, most, "of {seats}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_that_fail_together_are_one_failure_of_an_ejected_replica() {
+        let board = board(2);
+        let (seat, now) = (&board.seats[0], Instant::now());
+        for _ in 0..32 {
+            if seat.failed(now) == Verdict::Eject {
+                board.eject(seat, now);
+            }
+        }
+        assert!(seat.is_closed(now) && !seat.is_closed(now + Duration::from_secs(1)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn replicas_that_differ_by_noise_take_turns() {
+        let board = board(2);
+        let call = Duration::from_millis(100);
+        let mut calls = [0, 0];
+        for i in 0..100 {
+            let slot = board.pick_fastest(Instant::now(), None).unwrap();
+            let first = *slot.seat.replica.id == *"0";
+            calls[usize::from(!first)] += 1;
+            let noise = if first { 99 } else { 101 } + i % 2;
+            slot.succeeded(Duration::from_millis(noise), call);
+        }
+        assert_eq!(calls, [50, 50]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_replica_is_preferred_only_while_there_is_one_that_takes_calls() {
+        let board = board(2);
+        let now = Instant::now();
+        assert_eq!(&*board.pick(now, Some("0")).unwrap().seat.replica.id, "1");
+        board.seats[1].cool_down(now);
+        assert_eq!(&*board.pick(now, Some("0")).unwrap().seat.replica.id, "0");
+        assert_eq!(&*board.pick_fastest(now, Some("0")).unwrap().seat.replica.id, "0");
+    }
 }

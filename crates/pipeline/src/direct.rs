@@ -1,11 +1,11 @@
 //! The fast path: one request, one call, on the caller's own task.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 
 use crate::{
-    attempt::{Next, attempt, next},
+    attempt::{Past, attempt, repeats},
     board::Slot,
     error::{CallError, Error, Stage},
     replica::Call,
@@ -20,7 +20,7 @@ pub(crate) enum Done {
     /// It failed in a way that another replica may mend.
     TryElsewhere {
         request: Box<Request>,
-        avoid: Arc<str>,
+        past: Past,
     },
 }
 
@@ -41,8 +41,9 @@ pub(crate) async fn call(shared: &Shared, slot: Slot, request: Request, rows: u3
         Err(CallError::Deadline) => {
             Done::Outcome(Err(Error::DeadlineExceeded { stage: Stage::Upstream, waited: upstream }))
         }
-        Err(error) if next(shared, &error, 0) == Next::Retry => {
-            Done::TryElsewhere { request: Box::new(request), avoid: Arc::clone(&slot.seat.replica.id) }
+        Err(error) if repeats(shared, &error, [Past::default().attempts].into_iter()) => {
+            let past = Past::default().and(&slot.seat, &error);
+            Done::TryElsewhere { request: Box::new(request), past }
         }
         Err(error) => Done::Outcome(Err(Error::Upstream(error))),
     }

@@ -9,13 +9,14 @@ use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until},
 };
-use tokio_util::task::TaskTracker;
 
 use crate::{
     arrivals::Rate,
+    attempt::Past,
     batch::{self, Plan, Situation, plan, stretched},
+    board::Board,
     check,
-    error::{Error, QueueUnit, Rejection},
+    error::{Error, QueueUnit, Rejection, Stage},
     execute::{Batch, SelfCheck, run},
     queue::{Entry, Queue},
     replica::{Outlook, ReplicaSet},
@@ -38,9 +39,7 @@ pub(crate) struct Ticket {
     pub(crate) rows: u32,
     pub(crate) enqueued: Instant,
     pub(crate) dispatched: Option<Instant>,
-    pub(crate) attempts: u32,
-    /// The replica that failed it last.
-    pub(crate) avoid: Option<Arc<str>>,
+    pub(crate) past: Past,
     /// It came when no replica was ready; how long it waited for one.
     pub(crate) cold: Cold,
     pub(crate) cold_start: Option<Duration>,
@@ -67,7 +66,6 @@ pub(crate) struct Dispatcher {
     pub(crate) outlook: watch::Receiver<Outlook>,
     queue: Queue<Ticket>,
     arrivals: Rate,
-    running: TaskTracker,
     timer: Option<Instant>,
 }
 
@@ -79,8 +77,8 @@ impl Dispatcher {
         replicas: watch::Receiver<ReplicaSet>,
         outlook: watch::Receiver<Outlook>,
     ) -> Self {
-        let (queue, arrivals, running) = (Queue::default(), Rate::new(Instant::now()), TaskTracker::new());
-        Self { shared, events, returns, replicas, outlook, queue, arrivals, running, timer: None }
+        let (queue, arrivals) = (Queue::default(), Rate::new(Instant::now()));
+        Self { shared, events, returns, replicas, outlook, queue, arrivals, timer: None }
     }
 
     /// Runs until every handle is gone. What still waits then has no caller.
@@ -110,7 +108,7 @@ impl Dispatcher {
                 self.take_in(event);
             }
             () = shared.waiting.freed.notified() => {}
-            Ok(()) = self.outlook.changed() => self.follow_outlook(),
+            Ok(()) = self.outlook.changed() => self.refuse_if_off(),
             () = alarm => {}
         }
         true
@@ -126,10 +124,11 @@ impl Dispatcher {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Arrive(ticket) => self.arrive(*ticket),
+            Event::Arrive(ticket) if ticket.past.is_first_attempt() => self.arrive(*ticket),
+            Event::Arrive(ticket) => self.come_back(*ticket),
             Event::Cancel(id) => {
                 if self.queue.remove(id).is_some() {
-                    self.shared.waiting.requests.fetch_sub(1, Ordering::AcqRel);
+                    self.shared.waiting.leave(1);
                 }
             }
         }
@@ -152,18 +151,23 @@ impl Dispatcher {
         }
     }
 
-    /// A request that comes back was admitted before: it waits again whatever the bounds say.
+    /// A request that comes back was admitted before: it waits again whatever the bounds say, unless there is
+    /// nothing left to wait for.
     fn come_back(&mut self, mut ticket: Ticket) {
+        if ticket.responder.is_abandoned() {
+            return self.shared.waiting.leave(1);
+        }
         if self.shared.board.load().is_empty() {
             ticket.cold = Cold::Waiting;
             self.shared.wake.notify_one();
         }
         self.enqueue(ticket);
+        self.refuse_if_off();
     }
 
     fn enqueue(&mut self, ticket: Ticket) {
         let key = match &ticket.request.payload {
-            Payload::Tensors(inference) if !self.shared.merging().spreads() => batch::key(inference),
+            Payload::Tensors(inference) if self.shared.merging() != Merging::Never => batch::key(inference),
             _ => None,
         };
         self.queue.push(Entry {
@@ -174,7 +178,7 @@ impl Dispatcher {
             deadline: ticket.request.deadline,
             enqueued: ticket.enqueued,
             rows: ticket.rows,
-            bytes: ticket.request.charge.bytes(),
+            bytes: bytes_of(&ticket.request),
             item: ticket,
         });
     }
@@ -194,6 +198,10 @@ impl Dispatcher {
     fn in_time(&self, ticket: &Ticket, now: Instant) -> Result<(), Rejection> {
         let latency = self.shared.latency();
         let Some(rate) = self.shared.service_rate(&latency) else { return Ok(()) };
+        if self.queue.is_empty() && self.shared.board.load().has_room(now) {
+            // It costs nobody anything; and predictions that became too high are only ever corrected by trying.
+            return Ok(());
+        }
         let left = ticket.request.deadline.saturating_duration_since(now);
         let last_call = latency.p95(ticket.rows.max(self.rows_at_once(&latency)));
         drop(latency);
@@ -219,7 +227,7 @@ impl Dispatcher {
 
     fn make_room(&mut self, ticket: &Ticket) -> Result<(), Rejection> {
         let limits = self.shared.config.queue;
-        let bytes = ticket.request.charge.bytes();
+        let bytes = bytes_of(&ticket.request);
         loop {
             let requests = self.queue.len() as u64;
             let (queued, limit, unit) = if requests >= u64::from(limits.requests) {
@@ -244,7 +252,7 @@ impl Dispatcher {
     }
 
     fn reject(&self, ticket: Ticket, rejection: Rejection) {
-        self.shared.waiting.requests.fetch_sub(1, Ordering::AcqRel);
+        self.shared.waiting.leave(1);
         ticket.fail(Error::Rejected(rejection));
     }
 
@@ -252,24 +260,33 @@ impl Dispatcher {
         let set = self.replicas.borrow_and_update().clone();
         self.shared.learn_batch_dimension(set.batch_dimension);
         let was_empty = self.shared.board.load().is_empty();
+        let merging = self.shared.merging();
         let (limit, epoch) = (self.shared.limit(), self.shared.epoch);
         let board = self.shared.board.load().follow(set.replicas, &limit, epoch, &self.shared.waiting);
         let is_empty = board.is_empty();
         self.shared.board.store(Arc::new(board));
+        if self.shared.merging() != merging {
+            // It was changed on the board before, which lacks the replicas that are new.
+            self.shared.board.load().set_limit(&self.shared.limit());
+        }
         if is_empty && !self.queue.is_empty() {
             self.shared.wake.notify_one();
         }
+        self.refuse_if_off();
         if was_empty && !is_empty {
             tracing::info!(model = %self.shared.config.model, waiting = self.queue.len(), "first replica is ready");
         }
     }
 
-    fn follow_outlook(&mut self) {
-        let Outlook::Off(rejection) = self.outlook.borrow_and_update().clone() else { return };
-        if self.shared.board.load().is_empty() {
-            for entry in self.queue.take_all() {
-                self.reject(entry.item, rejection.clone());
-            }
+    /// Nobody waits where no replica is left and none will come. The news of the one and of the other arrive in
+    /// any order.
+    fn refuse_if_off(&mut self) {
+        if self.queue.is_empty() || !self.shared.board.load().is_empty() {
+            return;
+        }
+        let Outlook::Off(rejection) = self.outlook.borrow().clone() else { return };
+        for entry in self.queue.take_all() {
+            self.reject(entry.item, rejection.clone());
         }
     }
 
@@ -324,16 +341,24 @@ impl Dispatcher {
         self.timer = self.queue.oldest().map(|oldest| oldest + limit);
     }
 
+    /// Drops what has expired, and what would before it is answered; the latter not if it is alone, as on arrival.
     fn drop_doomed(&mut self, now: Instant) {
+        let alone = self.queue.len() == 1;
         let doomed = {
             let latency = self.shared.latency();
-            if !latency.trusted() {
-                return;
-            }
-            self.queue.take_doomed(|e| now + stretched(latency.p95(e.rows)) > e.deadline)
+            let predicts = latency.trusted() && !alone;
+            let needs =
+                |e: &Entry<Ticket>| if predicts { stretched(latency.p95(e.rows)) } else { Duration::ZERO };
+            self.queue.take_doomed(|e| now + needs(e) >= e.deadline)
         };
         for entry in doomed {
             let left = entry.deadline.saturating_duration_since(now);
+            if left.is_zero() {
+                self.shared.waiting.leave(1);
+                let waited = now - entry.enqueued;
+                entry.item.fail(Error::DeadlineExceeded { stage: Stage::Queue, waited });
+                continue;
+            }
             let wait = stretched(self.shared.latency().p95(entry.rows));
             self.reject(entry.item, Rejection::PredictedLate { wait, left });
         }
@@ -362,41 +387,35 @@ impl Dispatcher {
     }
 
     /// Takes a batch from the queue and sends it; `false` if no replica had room after all.
-    fn send(&mut self, board: &crate::board::Board, rows: u32, now: Instant) -> bool {
-        let avoid = self.queue.head(now).and_then(|head| head.item.avoid.clone());
+    fn send(&mut self, board: &Board, rows: u32, now: Instant) -> bool {
+        let avoid = self.queue.head(now).and_then(|head| head.item.past.avoid(now));
         let merging = self.shared.merging();
-        let slot = if merging.spreads() {
-            board.pick(now, avoid.as_deref())
-        } else {
-            board.pick_fastest(now, avoid.as_deref())
-        };
+        let slot = if merging.spreads() { board.pick(now, avoid) } else { board.pick_fastest(now, avoid) };
         let Some(slot) = slot else { return false };
-        let (rows, self_check) = self.self_check(merging, rows);
-        let mut members: Vec<Ticket> = if merging.spreads() || merging == Merging::Checking {
-            self.queue.take(now, 0).into_iter().map(|e| e.item).collect()
-        } else {
-            self.queue.take(now, rows).into_iter().map(|e| e.item).collect()
+        let (max_rows, max_requests) = match merging {
+            // One is enough to see whether a replica that was ejected answers again.
+            _ if slot.seat.is_on_probation() => (1, 1),
+            Merging::On => (rows, usize::MAX),
+            Merging::Unchecked => (self.shared.max_rows(), check::MEMBERS),
+            _ => (1, 1),
         };
-        self.shared.waiting.requests.fetch_sub(members.len() as u64, Ordering::AcqRel);
+        let taken = self.queue.take(now, max_rows, max_requests);
+        let mut members: Vec<Ticket> = taken.into_iter().map(|entry| entry.item).collect();
+        self.shared.waiting.leave(members.len());
         for ticket in members.iter_mut().filter(|ticket| ticket.cold == Cold::Waiting) {
             let ready = slot.seat.replica.ready_since.max(ticket.enqueued);
             ticket.cold_start = Some(ready.saturating_duration_since(ticket.enqueued));
         }
-        let self_check = if members.len() > 1 { self_check } else { SelfCheck::NotDue };
+        // Before the first merge a few requests are computed both ways.
+        let self_check = match merging {
+            Merging::Unchecked if members.len() > 1 => SelfCheck::Due,
+            _ => SelfCheck::NotDue,
+        };
         if self_check == SelfCheck::Due {
-            self.shared.set_merging(Merging::Checking);
+            self.shared.start_check();
         }
-        self.running.spawn(run(Arc::clone(&self.shared), Batch { members, slot, self_check }));
+        tokio::spawn(run(Arc::clone(&self.shared), Batch { members, slot, self_check }));
         true
-    }
-
-    /// Before the first merge a few requests are computed both ways.
-    fn self_check(&self, merging: Merging, rows: u32) -> (u32, SelfCheck) {
-        match merging {
-            Merging::Unchecked if self.shared.config.idempotent => (check::MEMBERS as u32, SelfCheck::Due),
-            Merging::On => (rows, SelfCheck::NotDue),
-            _ => (0, SelfCheck::NotDue),
-        }
     }
 
     /// What the handle and the autoscaler read of the queue.
@@ -408,4 +427,13 @@ impl Dispatcher {
             |at: Instant| at.saturating_duration_since(self.shared.epoch).as_micros() as u64 + 1;
         gauges.oldest.store(self.queue.oldest().map_or(0, since_epoch), Ordering::Relaxed);
     }
+}
+
+/// What a request holds. The parts of a large one are charged to the whole: they have their data only.
+fn bytes_of(request: &Request) -> usize {
+    let data = match &request.payload {
+        Payload::Tensors(inference) => inference.bytes(),
+        Payload::Opaque(opaque) => opaque.body.len(),
+    };
+    data.max(request.charge.bytes())
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 pub enum Rejection {
     #[error("the queue is full: {queued} of {limit} {unit} waiting")]
     QueueFull { queued: u64, limit: u64, unit: QueueUnit, retry_after: Duration },
-    #[error("predicted wait of {wait:?} is more than the {left:?} left before the deadline")]
+    #[error("predicted wait of {wait:.1?} is more than the {left:.1?} left before the deadline")]
     PredictedLate { wait: Duration, left: Duration },
     #[error("low-priority work is held back while the model is overloaded")]
     ShedPriority { retry_after: Duration },
@@ -19,7 +19,7 @@ pub enum Rejection {
     NoReplicas { retry_after: Duration },
     #[error("the model is not served at this hour")]
     ScheduledOff { retry_after: Duration },
-    #[error("no replica became ready within {waited:?}")]
+    #[error("no replica became ready within {waited:.1?}")]
     ColdStartTimeout { waited: Duration, retry_after: Duration },
     #[error("the model does not start")]
     ColdStartFailed { retry_after: Duration },
@@ -68,7 +68,7 @@ impl std::fmt::Display for QueueUnit {
 pub enum Error {
     #[error(transparent)]
     Rejected(#[from] Rejection),
-    #[error("deadline exceeded after {waited:?} {stage}")]
+    #[error("deadline exceeded after {waited:.1?} {stage}")]
     DeadlineExceeded { stage: Stage, waited: Duration },
     #[error(transparent)]
     Upstream(#[from] CallError),

@@ -1,12 +1,12 @@
 //! One batch from its replica back to its callers: call, split, and on failure bisect or try elsewhere.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use crate::{
-    attempt::{Next, attempt, next},
+    attempt::{attempt, repeats},
     batch,
     board::Slot,
     check,
@@ -18,6 +18,9 @@ use crate::{
     shared::{Merging, Shared},
     split::split,
 };
+
+/// How long the merged call of a check may take, for which nobody waits.
+const CHECK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Requests that go to one replica together.
 #[derive(Debug)]
@@ -42,17 +45,14 @@ pub(crate) async fn run(shared: Arc<Shared>, batch: Batch) {
     let leaving = InFlight::enter_all(&shared, requests, rows);
     let now = Instant::now();
     for ticket in &mut members {
-        ticket.dispatched = Some(now);
+        if ticket.dispatched.is_none() {
+            ticket.dispatched = Some(now);
+            shared.recorder.waited(now - ticket.enqueued);
+        }
         ticket.responder.mark_dispatched();
-        shared.recorder.waited(now - ticket.enqueued);
     }
     match self_check {
-        SelfCheck::Due => {
-            run_check(&shared, &slot, members).await;
-            if shared.merging() == Merging::Checking {
-                shared.set_merging(Merging::Unchecked);
-            }
-        }
+        SelfCheck::Due => run_check(&shared, &slot, members).await,
         SelfCheck::NotDue => run_groups(&shared, &slot, members).await,
     }
     drop(leaving);
@@ -60,7 +60,7 @@ pub(crate) async fn run(shared: Arc<Shared>, batch: Batch) {
 
 /// Sends the members as one call; a call that is refused is halved until only the guilty are left: at most
 /// 2·log₂(members) calls more for one of them, and never more than twice the members.
-async fn run_groups(shared: &Arc<Shared>, slot: &Slot, members: Vec<Ticket>) {
+async fn run_groups(shared: &Shared, slot: &Slot, members: Vec<Ticket>) {
     let mut groups = vec![members];
     while let Some(mut group) = groups.pop() {
         group.retain(|ticket| !ticket.responder.is_abandoned());
@@ -69,7 +69,7 @@ async fn run_groups(shared: &Arc<Shared>, slot: &Slot, members: Vec<Ticket>) {
         }
         let Some(result) = call_unless_abandoned(shared, slot, &mut group).await else { continue };
         match result {
-            Ok(reply) => deliver(shared, group, reply).await,
+            Ok(reply) => deliver(shared, slot, group, reply).await,
             Err(error) if group.len() > 1 && may_be_one_members_fault(shared, &error) => {
                 let second = group.split_off(group.len() / 2);
                 groups.push(second);
@@ -83,7 +83,10 @@ async fn run_groups(shared: &Arc<Shared>, slot: &Slot, members: Vec<Ticket>) {
 fn may_be_one_members_fault(shared: &Shared, error: &CallError) -> bool {
     match error {
         CallError::Refused { .. } | CallError::TooLarge { .. } => true,
-        CallError::Failed | CallError::BadResponse => shared.config.idempotent,
+        // So may be the server's: then every half fails, and the budget ends it.
+        CallError::Failed | CallError::BadResponse => {
+            shared.config.idempotent && shared.budget().withdraw(Instant::now())
+        }
         _ => false,
     }
 }
@@ -121,7 +124,7 @@ fn merged_call(group: &[Ticket]) -> Option<Call> {
     Some(Call { payload, deadline, trace })
 }
 
-async fn deliver(shared: &Arc<Shared>, mut group: Vec<Ticket>, reply: Reply) {
+async fn deliver(shared: &Shared, slot: &Slot, mut group: Vec<Ticket>, reply: Reply) {
     let answered = Instant::now();
     let rows = group.iter().map(|ticket| ticket.rows).sum();
     if group.len() == 1 {
@@ -141,17 +144,17 @@ async fn deliver(shared: &Arc<Shared>, mut group: Vec<Ticket>, reply: Reply) {
                 ticket.answer(Reply::Tensors(part), rows, answered);
             }
         }
-        None => nobody_gets_it(shared, group).await,
+        None => nobody_gets_it(shared, slot, group).await,
     }
 }
 
 /// The answer does not have the rows of the batch: no member may be given any of it. They are computed again,
 /// each alone, where that is allowed.
-async fn nobody_gets_it(shared: &Arc<Shared>, group: Vec<Ticket>) {
+async fn nobody_gets_it(shared: &Shared, slot: &Slot, group: Vec<Ticket>) {
     shared.suspend_merging("wrong_rows");
     for ticket in group {
-        if shared.config.idempotent && ticket.attempts == 0 {
-            send_back(shared, ticket).await;
+        if ticket.past.attempts.may_follow(shared, &CallError::BadResponse) {
+            send_back(shared, slot, ticket, &CallError::BadResponse).await;
         } else {
             ticket.fail(Error::Upstream(CallError::BadResponse));
         }
@@ -159,61 +162,78 @@ async fn nobody_gets_it(shared: &Arc<Shared>, group: Vec<Ticket>) {
 }
 
 /// Fails the members of a call, or sends them back to the queue for another replica.
-async fn settle(shared: &Arc<Shared>, slot: &Slot, group: Vec<Ticket>, error: &CallError) {
-    let attempts = group.iter().map(|ticket| ticket.attempts).max().unwrap_or(0);
-    let next = next(shared, error, attempts);
-    for mut ticket in group {
-        match next {
-            Next::Retry => {
-                ticket.avoid = Some(Arc::clone(&slot.seat.replica.id));
-                send_back(shared, ticket).await;
-            }
-            Next::Fail => ticket.fail(Error::Upstream(error.clone())),
+async fn settle(shared: &Shared, slot: &Slot, group: Vec<Ticket>, error: &CallError) {
+    let repeats = repeats(shared, error, group.iter().map(|ticket| ticket.past.attempts));
+    for ticket in group {
+        if repeats && ticket.past.attempts.may_follow(shared, error) {
+            send_back(shared, slot, ticket, error).await;
+        } else {
+            ticket.fail(Error::Upstream(error.clone()));
         }
     }
 }
 
-async fn send_back(shared: &Shared, mut ticket: Ticket) {
-    ticket.attempts += 1;
-    shared.waiting.requests.fetch_add(1, Ordering::AcqRel);
+async fn send_back(shared: &Shared, slot: &Slot, mut ticket: Ticket, error: &CallError) {
+    ticket.past = ticket.past.and(&slot.seat, error);
+    shared.waiting.enter();
     if let Err(closed) = shared.returns.send(ticket).await {
-        shared.waiting.requests.fetch_sub(1, Ordering::AcqRel);
+        shared.waiting.leave(1);
         closed.0.fail(Error::Internal);
     }
 }
 
+/// Whatever becomes of a check, it is over: one without a result is made again with the next requests.
+struct Check<'a>(&'a Shared);
+
+impl Drop for Check<'_> {
+    fn drop(&mut self) {
+        self.0.conclude_check(Merging::Unchecked);
+    }
+}
+
 /// Answers each member from a call of its own, then asks once more for all together and compares.
-async fn run_check(shared: &Arc<Shared>, slot: &Slot, members: Vec<Ticket>) {
+async fn run_check(shared: &Shared, slot: &Slot, members: Vec<Ticket>) {
+    let _check = Check(shared);
     let mut compared: Vec<(Inference, u32, Outcome)> = Vec::new();
     let trace = members.first().map(|ticket| ticket.request.trace.clone()).unwrap_or_default();
-    let deadline = members.iter().map(|ticket| ticket.request.deadline).max();
-    for ticket in members {
-        let mut group = [ticket];
-        let result = call_unless_abandoned(shared, slot, &mut group).await;
-        let [ticket] = group;
-        match result {
-            Some(Ok(reply)) => {
-                if let (Some(inference), Reply::Tensors(outcome)) = (ticket.inference(), &reply) {
-                    compared.push((inference.clone(), ticket.rows, outcome.clone()));
-                }
-                let rows = ticket.rows;
-                ticket.answer(reply, rows, Instant::now());
-            }
-            Some(Err(error)) => settle(shared, slot, vec![ticket], &error).await,
-            None => {}
-        }
+    for ticket in members.into_iter().filter(|ticket| !ticket.responder.is_abandoned()) {
+        compared.extend(answer_alone(shared, slot, ticket).await);
     }
-    let (true, Some(deadline)) = (compared.len() > 1, deadline) else { return };
+    if compared.len() < 2 {
+        return;
+    }
     let merged = batch::concat(&compared.iter().map(|(inference, ..)| inference).collect::<Vec<_>>());
+    let deadline = Instant::now() + CHECK_PATIENCE;
     let call = Call { payload: Payload::Tensors(merged), deadline, trace };
     let layout: Vec<u32> = compared.iter().map(|(_, rows, _)| *rows).collect();
     match attempt(shared, slot, call, layout.iter().sum()).await {
         Ok(Reply::Tensors(outcome)) => conclude(shared, &compared, &outcome, &layout),
-        Ok(Reply::Opaque(_))
-        | Err(CallError::Refused { .. } | CallError::Failed | CallError::BadResponse) => {
-            shared.suspend_merging("self_check");
+        Err(CallError::NotSent | CallError::Busy { .. }) => {}
+        Ok(Reply::Opaque(_)) | Err(_) => shared.suspend_merging("self_check"),
+    }
+}
+
+/// Answers one member of a check; what was asked and answered, if it was.
+async fn answer_alone(shared: &Shared, slot: &Slot, ticket: Ticket) -> Option<(Inference, u32, Outcome)> {
+    let mut group = [ticket];
+    let result = call_unless_abandoned(shared, slot, &mut group).await?;
+    let [ticket] = group;
+    match result {
+        Ok(reply) => {
+            let rows = ticket.rows;
+            let compared = match (ticket.inference(), &reply) {
+                (Some(inference), Reply::Tensors(outcome)) => {
+                    Some((inference.clone(), rows, outcome.clone()))
+                }
+                _ => None,
+            };
+            ticket.answer(reply, rows, Instant::now());
+            compared
         }
-        Err(_) => {}
+        Err(error) => {
+            settle(shared, slot, vec![ticket], &error).await;
+            None
+        }
     }
 }
 
@@ -222,7 +242,7 @@ fn conclude(shared: &Shared, compared: &[(Inference, u32, Outcome)], merged: &Ou
         .is_ok_and(|parts| parts.iter().zip(compared).all(|(part, (_, _, alone))| check::same(part, alone)));
     if same {
         tracing::info!(model = %shared.config.model, requests = compared.len(), "self-check passed: requests are merged");
-        shared.set_merging(Merging::On);
+        shared.conclude_check(Merging::On);
     } else {
         shared.suspend_merging("self_check");
     }

@@ -17,9 +17,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     admit::Charge,
+    attempt::Past,
     direct::{self, Done},
     dispatch::{Cold, Dispatcher, Event, Ticket},
-    error::{CallError, Error, QueueUnit, Rejection, Stage},
+    error::{CallError, Error, QueueUnit, Refusal, Rejection, Stage},
     replica::{Outlook, ReplicaSet},
     request::{Answer, Outcome, Payload, Reply, Request, Timings},
     respond,
@@ -119,6 +120,7 @@ impl Pipeline {
         let started = Instant::now();
         let rows = rows_of(&request.payload);
         self.count_arrival(rows);
+        shared.end_suspension();
         let outcome = if self.inner.closed.load(Ordering::Acquire) {
             Err(Error::Rejected(Rejection::ShuttingDown))
         } else if request.deadline <= started {
@@ -208,23 +210,21 @@ impl Pipeline {
         };
         match direct::call(shared, slot, request, rows, started).await {
             Done::Outcome(outcome) => outcome,
-            Done::TryElsewhere { request, avoid } => {
-                let retry = Retry { attempts: 1, avoid: Some(avoid) };
-                self.call_retried(*request, rows, started, retry).await
-            }
+            Done::TryElsewhere { request, past } => self.wait(*request, rows, started, past).await,
         }
     }
 
     async fn call_queued(&self, request: Request, rows: u32, started: Instant) -> Result<Answer, Error> {
-        self.call_retried(request, rows, started, Retry { attempts: 0, avoid: None }).await
+        self.wait(request, rows, started, Past::default()).await
     }
 
-    async fn call_retried(
+    /// Waits in the queue for its turn, and then for its outcome.
+    async fn wait(
         &self,
         request: Request,
         rows: u32,
         enqueued: Instant,
-        retry: Retry,
+        past: Past,
     ) -> Result<Answer, Error> {
         let shared = &self.inner.shared;
         let deadline = request.deadline;
@@ -236,19 +236,15 @@ impl Pipeline {
             responder,
             rows,
             enqueued,
-            dispatched: None,
-            attempts: retry.attempts,
-            avoid: retry.avoid,
+            dispatched: (!past.is_first_attempt()).then_some(enqueued),
+            past,
             cold: Cold::No,
             cold_start: None,
         };
-        shared.waiting.requests.fetch_add(1, Ordering::AcqRel);
-        if self.inner.events.try_send(Event::Arrive(Box::new(ticket))).is_err() {
-            shared.waiting.requests.fetch_sub(1, Ordering::AcqRel);
-            let limit = u64::from(shared.config.queue.requests);
-            let retry_after = Duration::from_secs(1);
-            let unit = QueueUnit::Requests;
-            return Err(Rejection::QueueFull { queued: limit, limit, unit, retry_after }.into());
+        shared.waiting.enter();
+        if let Err(unsent) = self.inner.events.try_send(Event::Arrive(Box::new(ticket))) {
+            shared.waiting.leave(1);
+            return Err(self.not_taken_in(&unsent));
         }
         let mut cancel = CancelOnDrop { inner: &self.inner, id: Some(id) };
         let outcome = pending.outcome(deadline).await;
@@ -256,6 +252,18 @@ impl Pipeline {
             cancel.id = None;
         }
         outcome
+    }
+
+    fn not_taken_in(&self, unsent: &mpsc::error::TrySendError<Event>) -> Error {
+        match unsent {
+            mpsc::error::TrySendError::Full(_) => {
+                let limit = u64::from(self.inner.shared.config.queue.requests);
+                let (unit, retry_after) = (QueueUnit::Requests, Duration::from_secs(1));
+                Rejection::QueueFull { queued: limit, limit, unit, retry_after }.into()
+            }
+            // The task that owns the queue is gone, though handles are left: it failed.
+            mpsc::error::TrySendError::Closed(_) => Error::Internal,
+        }
     }
 
     /// A request of more rows than one call may have, as several, joined again.
@@ -266,9 +274,14 @@ impl Pipeline {
             let rows = rows_of(&request.payload);
             return self.call_queued(request, rows, started).await;
         };
-        let Ok(parts) = split::slice(inference, self.inner.shared.max_rows()) else {
+        let (rows, max_rows) = (rows_of(&request.payload), self.inner.shared.max_rows());
+        if rows.div_ceil(max_rows) > self.inner.shared.config.queue.requests {
+            let message = format!("{rows} rows are more than the queue of this model takes");
+            return Err(Error::Upstream(CallError::Refused { kind: Refusal::TooLarge, message }));
+        }
+        let Ok(parts) = split::slice(inference, max_rows) else {
             // What cannot be cut is the model server's to judge, alone.
-            return self.call_queued(request, 1, started).await;
+            return self.call_queued(request, rows, started).await;
         };
         let calls = parts.into_iter().map(|part| {
             let part = Request {
@@ -295,12 +308,6 @@ impl Pipeline {
             answers.into_iter().map(|answer| answer.timings).reduce(Timings::longest).unwrap_or_default();
         Ok(Answer { reply: Reply::Tensors(joined), timings })
     }
-}
-
-/// What an earlier attempt leaves to the next.
-struct Retry {
-    attempts: u32,
-    avoid: Option<Arc<str>>,
 }
 
 /// Takes a request out of the queue when its caller leaves.

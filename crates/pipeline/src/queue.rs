@@ -2,7 +2,7 @@
 //! deadline. Pure; only the dispatch task owns one.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque, btree_map},
     sync::Arc,
     time::Duration,
 };
@@ -11,12 +11,16 @@ use tokio::time::Instant;
 
 use crate::request::Class;
 
-/// A request that waited this long goes before higher classes.
+/// A request that waited this long may go before higher classes and whoever else is first, once in so many
+/// batches: what is low gets on, and what is high is hardly delayed, however much waits.
 const AGEING: Duration = Duration::from_secs(2);
+const AGED_BATCHES: u32 = 4;
 /// Rows a tenant may take per turn.
 const QUANTUM: i64 = 32;
 /// Entries of other keys that are stepped over while a batch is gathered, per row asked for.
 const LOOK_PAST: usize = 8;
+/// Deadlines less than this apart count as the same where only a sum of rows is wanted.
+const DEADLINE_STEP: Duration = Duration::from_millis(16);
 
 /// What makes two requests mergeable: equal keys. `None` is never merged.
 pub type Key = Option<Arc<[u8]>>;
@@ -39,15 +43,16 @@ pub struct Entry<T> {
 #[derive(Debug)]
 pub struct Queue<T> {
     classes: [ClassQueue<T>; 3],
-    /// By id, which is the order of arrival.
-    index: BTreeMap<u64, Place>,
     rows: u64,
     bytes: usize,
+    /// Batches taken so far, for the turn of what aged.
+    batches: u32,
+    epoch: Instant,
 }
 
+/// Where a request waits.
 #[derive(Clone, Debug)]
 struct Place {
-    class: Class,
     tenant: Arc<str>,
     deadline: Instant,
     enqueued: Instant,
@@ -57,6 +62,11 @@ struct Place {
 struct ClassQueue<T> {
     tenants: HashMap<Arc<str>, Tenant<T>>,
     turn: VecDeque<Arc<str>>,
+    /// By id, which is the order of arrival.
+    places: BTreeMap<u64, Place>,
+    /// Rows by deadline, in steps since the queue's epoch.
+    rows_due: BTreeMap<u64, u64>,
+    rows: u64,
 }
 
 #[derive(Debug)]
@@ -67,8 +77,8 @@ struct Tenant<T> {
 
 impl<T> Default for Queue<T> {
     fn default() -> Self {
-        let class = || ClassQueue { tenants: HashMap::new(), turn: VecDeque::new() };
-        Self { classes: [class(), class(), class()], index: BTreeMap::new(), rows: 0, bytes: 0 }
+        let classes = std::array::from_fn(|_| ClassQueue::default());
+        Self { classes, rows: 0, bytes: 0, batches: 0, epoch: Instant::now() }
     }
 }
 
@@ -76,17 +86,14 @@ impl<T> Queue<T> {
     pub fn push(&mut self, entry: Entry<T>) {
         self.rows += u64::from(entry.rows);
         self.bytes += entry.bytes;
-        let (class, tenant) = (entry.class, Arc::clone(&entry.tenant));
-        let place =
-            Place { class, tenant: Arc::clone(&tenant), deadline: entry.deadline, enqueued: entry.enqueued };
-        self.index.insert(entry.id, place);
-        self.class_mut(class).push(tenant, entry);
+        let due = self.step_of(entry.deadline);
+        self.class_mut(entry.class).push(entry, due);
     }
 
     /// Takes out one request, wherever it waits.
     pub fn remove(&mut self, id: u64) -> Option<Entry<T>> {
-        let place = self.index.remove(&id)?;
-        let entry = self.class_mut(place.class).remove(&place.tenant, (place.deadline, id))?;
+        let epoch = self.epoch;
+        let entry = self.classes.iter_mut().find_map(|class| class.remove(id, epoch))?;
         self.rows -= u64::from(entry.rows);
         self.bytes -= entry.bytes;
         Some(entry)
@@ -98,22 +105,23 @@ impl<T> Queue<T> {
         self.aged(now).or_else(|| self.classes.iter().find_map(|class| class.head()))
     }
 
-    /// Takes the head and then what may be merged with it, in order, up to `max_rows` rows (the head always).
-    pub fn take(&mut self, now: Instant, max_rows: u32) -> Vec<Entry<T>> {
+    /// Takes the head and then what may be merged with it, in order, up to `max_rows` rows (the head always) and
+    /// `max_requests` requests.
+    pub fn take(&mut self, now: Instant, max_rows: u32, max_requests: usize) -> Vec<Entry<T>> {
         let Some(head) = self.head(now).map(|e| e.id).and_then(|id| self.remove(id)) else {
             return Vec::new();
         };
-        let mut left = max_rows.saturating_sub(head.rows);
+        self.batches = self.batches.wrapping_add(1);
+        let left = max_rows.saturating_sub(head.rows);
         self.class_mut(head.class).spend(&head.tenant, head.rows);
         let key = head.key.clone();
         let mut batch = vec![head];
         if key.is_none() {
             return batch;
         }
-        for id in self.mergeable(&key, left) {
+        for id in self.mergeable(&key, left, max_requests.saturating_sub(1)) {
             let Some(entry) = self.remove(id) else { continue };
             self.class_mut(entry.class).spend(&entry.tenant, entry.rows);
-            left = left.saturating_sub(entry.rows);
             batch.push(entry);
         }
         batch
@@ -131,34 +139,24 @@ impl<T> Queue<T> {
 
     /// Empties the queue.
     pub fn take_all(&mut self) -> Vec<Entry<T>> {
-        let ids: Vec<u64> = self.index.keys().copied().collect();
+        let ids: Vec<u64> = self.classes.iter().flat_map(|class| class.places.keys().copied()).collect();
         ids.into_iter().filter_map(|id| self.remove(id)).collect()
     }
 
     /// Takes the newest request of the lowest class below `class`, to make room for it.
     pub fn evict_below(&mut self, class: Class) -> Option<Entry<T>> {
-        let lowest = self
-            .index
-            .iter()
-            .filter(|(_, place)| place.class > class)
-            .max_by_key(|(id, place)| (place.class, **id))
-            .map(|(id, _)| *id)?;
-        self.remove(lowest)
+        let below = self.classes.iter().skip(class as usize + 1);
+        let newest = below.rev().find_map(|class| class.places.last_key_value()).map(|(id, _)| *id)?;
+        self.remove(newest)
     }
 
-    /// Rows that would be served before a request of this class and deadline.
+    /// Rows that would be served before a request of this class and deadline, ageing and tenants left aside.
     #[must_use]
     pub fn rows_before(&self, class: Class, deadline: Instant) -> u64 {
-        let mut rows = 0;
-        for (at, queue) in self.classes.iter().enumerate() {
-            for entry in queue.tenants.values().flat_map(|t| t.entries.values()) {
-                let same = at == class as usize;
-                if at < class as usize || (same && entry.deadline <= deadline) {
-                    rows += u64::from(entry.rows);
-                }
-            }
-        }
-        rows
+        let above: u64 = self.classes.iter().take(class as usize).map(|class| class.rows).sum();
+        let due = self.step_of(deadline);
+        let same = self.classes.get(class as usize).map(|class| class.rows_due.range(..=due));
+        above + same.into_iter().flatten().map(|(_, rows)| rows).sum::<u64>()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Entry<T>> {
@@ -167,12 +165,12 @@ impl<T> Queue<T> {
 
     #[must_use]
     pub fn len(&self) -> usize {
-        self.index.len()
+        self.classes.iter().map(|class| class.places.len()).sum()
     }
 
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.index.is_empty()
+        self.classes.iter().all(|class| class.places.is_empty())
     }
 
     #[must_use]
@@ -188,7 +186,7 @@ impl<T> Queue<T> {
     /// When the request that waits longest came.
     #[must_use]
     pub fn oldest(&self) -> Option<Instant> {
-        self.index.values().next().map(|place| place.enqueued)
+        self.oldest_place().map(|(_, place)| place.enqueued)
     }
 
     /// The first deadline of all.
@@ -201,31 +199,42 @@ impl<T> Queue<T> {
             .min()
     }
 
-    /// The oldest request of all, if it waited so long that its class no longer counts.
+    /// The oldest request of all, if it waited so long that it may go first, and this batch is one of those.
     fn aged(&self, now: Instant) -> Option<&Entry<T>> {
-        let (id, place) = self.index.first_key_value()?;
+        if !self.batches.is_multiple_of(AGED_BATCHES) {
+            return None;
+        }
+        let (id, place) = self.oldest_place()?;
         if now.saturating_duration_since(place.enqueued) < AGEING {
             return None;
         }
-        let tenant = self.classes.get(place.class as usize)?.tenants.get(&place.tenant)?;
-        tenant.entries.get(&(place.deadline, *id))
+        let at = (place.deadline, id);
+        self.classes.iter().find_map(|class| class.tenants.get(&place.tenant)?.entries.get(&at))
     }
 
-    /// Ids of requests with this key that fit `rows`, in order of service.
-    fn mergeable(&self, key: &Key, mut rows: u32) -> Vec<u64> {
+    fn oldest_place(&self) -> Option<(u64, &Place)> {
+        let oldest = self.classes.iter().filter_map(|class| class.places.first_key_value());
+        oldest.min_by_key(|(id, _)| **id).map(|(id, place)| (*id, place))
+    }
+
+    /// Requests of this key in order, as many as fit, without looking much further than that.
+    fn mergeable(&self, key: &Key, mut rows: u32, requests: usize) -> Vec<u64> {
         let mut ids = Vec::new();
-        let mut patience = LOOK_PAST * rows as usize;
-        for entry in self.classes.iter().flat_map(ClassQueue::in_order) {
-            if rows == 0 || patience == 0 {
+        let looked_at = self.classes.iter().flat_map(ClassQueue::in_order).take(LOOK_PAST * rows as usize);
+        for entry in looked_at {
+            if rows == 0 || ids.len() == requests {
                 break;
             }
-            patience -= 1;
             if entry.key == *key && entry.rows <= rows {
                 rows -= entry.rows;
                 ids.push(entry.id);
             }
         }
         ids
+    }
+
+    fn step_of(&self, deadline: Instant) -> u64 {
+        step(self.epoch, deadline)
     }
 
     fn class_mut(&mut self, class: Class) -> &mut ClassQueue<T> {
@@ -238,8 +247,30 @@ impl<T> Queue<T> {
     }
 }
 
+/// Whole [`DEADLINE_STEP`]s from `epoch` to `deadline`.
+fn step(epoch: Instant, deadline: Instant) -> u64 {
+    (deadline.saturating_duration_since(epoch).as_millis() / DEADLINE_STEP.as_millis()) as u64
+}
+
+impl<T> Default for ClassQueue<T> {
+    fn default() -> Self {
+        Self {
+            tenants: HashMap::new(),
+            turn: VecDeque::new(),
+            places: BTreeMap::new(),
+            rows_due: BTreeMap::new(),
+            rows: 0,
+        }
+    }
+}
+
 impl<T> ClassQueue<T> {
-    fn push(&mut self, tenant: Arc<str>, entry: Entry<T>) {
+    fn push(&mut self, entry: Entry<T>, due: u64) {
+        let tenant = Arc::clone(&entry.tenant);
+        let (deadline, enqueued) = (entry.deadline, entry.enqueued);
+        self.places.insert(entry.id, Place { tenant: Arc::clone(&tenant), deadline, enqueued });
+        self.rows += u64::from(entry.rows);
+        *self.rows_due.entry(due).or_default() += u64::from(entry.rows);
         let queue = self.tenants.entry(Arc::clone(&tenant)).or_insert_with(|| {
             self.turn.push_back(tenant);
             Tenant { deficit: QUANTUM, entries: BTreeMap::new() }
@@ -248,12 +279,20 @@ impl<T> ClassQueue<T> {
     }
 
     /// A tenant with nothing waiting is forgotten, and with it what it owed: the map stays as small as the queue.
-    fn remove(&mut self, tenant: &Arc<str>, at: (Instant, u64)) -> Option<Entry<T>> {
-        let queue = self.tenants.get_mut(tenant)?;
-        let entry = queue.entries.remove(&at)?;
+    fn remove(&mut self, id: u64, epoch: Instant) -> Option<Entry<T>> {
+        let place = self.places.remove(&id)?;
+        let queue = self.tenants.get_mut(&place.tenant)?;
+        let entry = queue.entries.remove(&(place.deadline, id))?;
         if queue.entries.is_empty() {
-            self.tenants.remove(tenant);
-            self.turn.retain(|t| t != tenant);
+            self.tenants.remove(&place.tenant);
+            self.turn.retain(|tenant| *tenant != place.tenant);
+        }
+        self.rows -= u64::from(entry.rows);
+        if let btree_map::Entry::Occupied(mut due) = self.rows_due.entry(step(epoch, entry.deadline)) {
+            *due.get_mut() -= u64::from(entry.rows);
+            if *due.get() == 0 {
+                due.remove();
+            }
         }
         Some(entry)
     }
@@ -343,7 +382,7 @@ mod tests {
         }
 
         fn take(&mut self, rows: u32) -> Vec<u64> {
-            self.queue.take(self.start, rows).into_iter().map(|e| e.id).collect()
+            self.queue.take(self.start, rows, usize::MAX).into_iter().map(|e| e.id).collect()
         }
     }
 
@@ -373,7 +412,47 @@ mod tests {
         let low = b.push(Class::Low, "", 60_000, 1, "k");
         b.push(Class::High, "", 50_000, 1, "k");
         let later = b.start + AGEING;
-        assert_eq!(b.queue.take(later, 1).first().map(|e| e.id), Some(low));
+        assert_eq!(b.queue.take(later, 1, 1).first().map(|e| e.id), Some(low));
+    }
+
+    #[test]
+    fn what_waited_long_does_not_hold_up_what_is_urgent() {
+        let mut b = Bench::new();
+        let low: Vec<u64> = (0..100).map(|_| b.push(Class::Low, "", 60_000, 1, "low")).collect();
+        let high: Vec<u64> = (0..30).map(|_| b.push(Class::High, "", 50_000, 1, "high")).collect();
+        let later = b.start + AGEING;
+        let served: Vec<u64> = (0..40).flat_map(|_| b.queue.take(later, 1, 1)).map(|e| e.id).collect();
+        assert_eq!(served.iter().filter(|id| high.contains(id)).count(), 30);
+        assert_eq!(served.iter().filter(|id| low.contains(id)).count(), 10);
+    }
+
+    #[test]
+    fn no_more_requests_are_taken_than_asked_for() {
+        let mut b = Bench::new();
+        for _ in 0..8 {
+            b.push(Class::Normal, "", 100, 2, "k");
+        }
+        assert_eq!(b.queue.take(b.start, 64, 3).len(), 3);
+        assert_eq!(b.queue.take(b.start, 64, 1).len(), 1);
+        assert_eq!(b.queue.take(b.start, 64, usize::MAX).len(), 4);
+    }
+
+    #[test]
+    fn rows_before_a_request_are_those_of_higher_classes_and_earlier_deadlines() {
+        let mut b = Bench::new();
+        b.push(Class::High, "", 900, 1, "k");
+        let normal = b.push(Class::Normal, "a", 100, 2, "k");
+        b.push(Class::Normal, "b", 500, 4, "k");
+        b.push(Class::Low, "", 1, 8, "k");
+        let at = |ms: u64| b.start + Duration::from_millis(ms);
+        assert_eq!(b.queue.rows_before(Class::High, at(1)), 0);
+        assert_eq!(b.queue.rows_before(Class::Normal, at(200)), 3);
+        assert_eq!(b.queue.rows_before(Class::Normal, at(600)), 7);
+        assert_eq!(b.queue.rows_before(Class::Low, at(5)), 15);
+        b.queue.remove(normal);
+        assert_eq!(b.queue.rows_before(Class::Normal, at(600)), 5);
+        b.queue.take_all();
+        assert!(b.queue.classes.iter().all(|class| class.rows_due.is_empty() && class.rows == 0));
     }
 
     #[test]
@@ -409,7 +488,7 @@ mod tests {
         }
         let mut calm = 0;
         for _ in 0..8 {
-            calm += b.queue.take(b.start, 16).iter().filter(|e| &*e.tenant == "calm").count();
+            calm += b.queue.take(b.start, 16, 16).iter().filter(|e| &*e.tenant == "calm").count();
         }
         assert!((40..=60).contains(&calm), "{calm} of 128 rows");
     }

@@ -80,7 +80,7 @@ impl Merging {
 
     /// Whether calls are single and as many as the replica's limit allows.
     pub(crate) fn spreads(self) -> bool {
-        matches!(self, Self::Never | Self::Suspended)
+        matches!(self, Self::Never | Self::Unknown | Self::Suspended)
     }
 }
 
@@ -110,31 +110,48 @@ impl Shared {
     }
 
     /// Changes how requests are dispatched from now on, and the number of calls a replica may have with it.
-    pub(crate) fn set_merging(&self, merging: Merging) {
+    fn set_merging(&self, merging: Merging) {
         let before = self.merging.swap(merging as u8, Ordering::Relaxed);
         if before != merging as u8 {
             self.board.load().set_limit(&self.limit());
         }
     }
 
+    pub(crate) fn start_check(&self) {
+        self.set_merging(Merging::Checking);
+    }
+
+    /// Ends a check, unless something else has decided meanwhile.
+    pub(crate) fn conclude_check(&self, merging: Merging) {
+        let (from, to) = (Merging::Checking as u8, merging as u8);
+        // Both go with one call per replica: the limits stay.
+        let _ = self.merging.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
     /// Learns from a replica's metadata whether rows can be merged at all.
     pub(crate) fn learn_batch_dimension(&self, has: Option<bool>) {
         match (self.merging(), has) {
-            (Merging::Unknown, Some(true)) if self.needs_check() => {
-                // The check computes requests twice, which a model that is not idempotent forbids.
-                let checkable = self.config.idempotent;
-                self.set_merging(if checkable { Merging::Unchecked } else { Merging::Never });
-            }
-            (Merging::Unknown, Some(true)) => self.set_merging(Merging::On),
-            (Merging::Unknown | Merging::Unchecked | Merging::On, Some(false)) => {
-                self.set_merging(Merging::Never);
-            }
+            (Merging::Unknown, Some(true)) => self.set_merging(self.with_batch_dimension()),
+            (_, Some(false)) => self.set_merging(Merging::Never),
             _ => {}
+        }
+    }
+
+    fn with_batch_dimension(&self) -> Merging {
+        match self.config.batching {
+            Batching::Off => Merging::Never,
+            Batching::Merge { .. } => Merging::On,
+            // The check computes requests twice, which a model that is not idempotent forbids.
+            Batching::Auto if self.config.idempotent => Merging::Unchecked,
+            Batching::Auto => Merging::Never,
         }
     }
 
     /// Merges nothing for ten minutes.
     pub(crate) fn suspend_merging(&self, reason: &'static str) {
+        if self.merging() == Merging::Never {
+            return;
+        }
         let until = self.epoch.elapsed() + SUSPENSION;
         self.suspended_until.store(until.as_micros() as u64, Ordering::Relaxed);
         self.set_merging(Merging::Suspended);
@@ -145,7 +162,7 @@ impl Shared {
     pub(crate) fn end_suspension(&self) {
         let until = Duration::from_micros(self.suspended_until.load(Ordering::Relaxed));
         if self.merging() == Merging::Suspended && self.epoch.elapsed() >= until {
-            self.set_merging(Merging::Unchecked);
+            self.set_merging(self.with_batch_dimension());
         }
     }
 
@@ -179,7 +196,8 @@ impl Shared {
         self.budget.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Rows per second that all ready replicas answer together; `None` before enough calls were seen.
+    /// Rows per second, above zero, that all replicas which take calls answer together; `None` before enough calls
+    /// were seen, and while no replica takes any.
     pub(crate) fn service_rate(&self, latency: &Latency) -> Option<f64> {
         if !latency.trusted() {
             return None;
@@ -188,7 +206,7 @@ impl Shared {
         let open = board.seats.iter().filter(|seat| !seat.is_closed(Instant::now()));
         let rate_of = |seats: f64, rows: u32| {
             let seconds = latency.expected(rows).as_secs_f64();
-            (seconds > 0.0).then(|| seats * f64::from(rows) / seconds)
+            (seats > 0.0 && seconds > 0.0).then(|| seats * f64::from(rows) / seconds)
         };
         if self.merging() == Merging::On {
             let rows = latency.rows_within(self.config.slo, self.max_rows());
@@ -216,9 +234,5 @@ impl Shared {
         }
         counts.failures.fetch_add(1, Ordering::Relaxed);
         counts.slo_misses.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn needs_check(&self) -> bool {
-        self.config.batching == Batching::Auto
     }
 }

@@ -80,7 +80,7 @@ fn head_of(outcome: &Outcome) -> Outcome {
 
 /// Cuts one tensor along its first dimension, without copying.
 fn cut(tensor: &Tensor, layout: &[u32]) -> Result<Vec<Tensor>, WrongRows> {
-    let inner: u64 = tensor.shape.iter().skip(1).product();
+    let inner = tensor.shape.iter().skip(1).try_fold(1u64, |n, dim| n.checked_mul(*dim)).ok_or(WrongRows)?;
     let mut rest = tensor.data.clone();
     let mut parts = Vec::with_capacity(layout.len());
     for rows in layout {
@@ -170,6 +170,16 @@ mod tests {
         assert_eq!(split(&outcome(1), &[1, 1]), Err(WrongRows));
         assert_eq!(split(&Outcome::default(), &[1]), Err(WrongRows));
         assert!(split(&outcome(2), &[1, 1]).is_ok());
+    }
+
+    #[test]
+    fn a_shape_beyond_all_bounds_is_refused() {
+        let shape = vec![2, 1 << 40, 1 << 40];
+        let outcome = Outcome {
+            outputs: vec![Tensor::new("y", DataType::Int8, shape, Bytes::new())],
+            ..Outcome::default()
+        };
+        assert_eq!(split(&outcome, &[1, 1]), Err(WrongRows));
     }
 
     #[test]

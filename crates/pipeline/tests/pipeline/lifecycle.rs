@@ -1,6 +1,12 @@
 //! One outcome for each request on every path: answered, refused, timed out, cancelled, retried, woken.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use pipeline::{
     Batching, CallError, Error, Pipeline, QueueLimits, Rejection, Stage,
@@ -206,6 +212,38 @@ async fn a_model_that_will_not_start_refuses_those_who_wait() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nobody_waits_once_the_last_replica_is_gone_for_good() {
+    let off = Outlook::Off(Rejection::NoReplicas { retry_after: SECOND });
+    for outlook_first in [true, false] {
+        // It is lost while requests wait for room, and while one is on its way back.
+        let dying = Server::new(100, 0).scripted(|_| Err(CallError::NotSent));
+        let pipeline = serve(config(), &[dying]);
+        let calls: Vec<_> = (0..4)
+            .map(|nonce| {
+                let pipeline = pipeline.clone();
+                tokio::spawn(async move { ask(&pipeline, nonce, 1, SECOND * 60).await })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        if outlook_first {
+            pipeline.set_outlook(off.clone());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            pipeline.set_replicas(ReplicaSet::default());
+        } else {
+            pipeline.set_replicas(ReplicaSet::default());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            pipeline.set_outlook(off.clone());
+        }
+        let start = Instant::now();
+        for call in calls {
+            let error = call.await.unwrap().unwrap_err();
+            assert!(matches!(error, Error::Rejected(Rejection::NoReplicas { .. })), "{error:?}");
+        }
+        assert!(start.elapsed() < SECOND, "{:?}", start.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_killed_replica_costs_an_idempotent_model_no_request() {
     let killed = Server::new(5, 1).scripted(|_| Err(CallError::Reset));
     let alive = Server::new(5, 1);
@@ -238,6 +276,32 @@ async fn a_replica_that_cannot_be_reached_is_tried_again_until_the_deadline_deci
         batch_dimension: Some(true),
     });
     call.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_finds_the_only_replica_paused_waits_for_it() {
+    let failures = Arc::new(AtomicU32::new(0));
+    let left = Arc::clone(&failures);
+    let server = Server::new(10, 0).scripted(move |_| {
+        let fails =
+            left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
+        if fails { Err(CallError::NotSent) } else { Ok(()) }
+    });
+    for batching in [config().batching, Batching::Off] {
+        let pipeline = serve(pipeline::Config { batching, ..config() }, std::slice::from_ref(&server));
+        // From here on predictions are trusted.
+        for nonce in 0..10 {
+            ask(&pipeline, nonce, 1, SECOND).await.unwrap();
+        }
+        failures.store(1, Ordering::Relaxed);
+        let failed = tokio::spawn({
+            let pipeline = pipeline.clone();
+            async move { ask(&pipeline, 10, 1, SECOND).await }
+        });
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        ask(&pipeline, 11, 1, SECOND).await.unwrap();
+        failed.await.unwrap().unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]
