@@ -1,6 +1,9 @@
 //! Compiles /proto with protox, so that no protoc is needed, and keeps the descriptor set for reflection.
 
-#![expect(clippy::disallowed_methods, reason = "cargo tells a build script where things are by its environment")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "cargo tells a build script where things are by its environment"
+)]
 
 use std::{env, error::Error, fs, path::PathBuf};
 

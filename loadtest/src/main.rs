@@ -1,7 +1,7 @@
 //! Open-loop load for predict endpoints, and a fast fake model server to compare proxies with.
 //!
 //! Life of a run: [`cli`] arguments → [`arrivals`] say when, [`source`] encodes what → [`generate`] sends at those
-//! times, each [`call`] over a [`connection`] → [`meter`] keeps the [`record`] → [`report`]. [`run`] wires them.
+//! times, each [`call`] over a [`connection`] → [`meter`] keeps the [`record`] → [`report`]. [`mod@run`] wires them.
 
 mod arrivals;
 mod call;

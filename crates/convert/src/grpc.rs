@@ -1,4 +1,7 @@
 //! The Open Inference Protocol over gRPC. Raw contents are handed on without a copy.
+//!
+//! Parameters that tell of the binary data in a REST body are dropped: some clients and servers send them here
+//! too, where they mean nothing, and in a REST body made of the message they would be wrong.
 
 use std::collections::HashMap;
 
@@ -20,7 +23,7 @@ use crate::{
     mirror::{Contents, Mirror},
     parameters::{self, Reserved},
     quote::{Clipped, Quoted},
-    v2::{check_id, distinct},
+    v2::{BINARY, BINARY_OUTPUT, BINARY_SIZE, check_id, distinct},
 };
 
 mod contents;
@@ -35,6 +38,7 @@ pub fn decode_request(request: ModelInferRequest) -> Result<Decoded, Error> {
     let raw = Raw::new(raw_input_contents, inputs.len())?;
     let mirror = Mirror { contents: raw.contents(), ..Mirror::default() };
     let mut parameters = decode_parameters(parameters)?;
+    parameters.remove(BINARY_OUTPUT);
     let Reserved { class, timeout } = Reserved::take(&mut parameters)?;
     check_lists(&inputs, &outputs)?;
     let inputs = inputs.into_iter().zip(raw).map(|(input, raw)| decode_input(input, raw));
@@ -181,7 +185,8 @@ fn decode_input(input: InferInputTensor, raw: Option<Bytes>) -> Result<Tensor, E
 }
 
 fn decode_output(output: InferRequestedOutputTensor) -> Result<RequestedOutput, Error> {
-    let parameters = decode_parameters(output.parameters)?;
+    let mut parameters = decode_parameters(output.parameters)?;
+    parameters.remove(BINARY);
     parameters::refuse_shared_memory(&parameters)?;
     Ok(RequestedOutput { name: output.name, parameters })
 }
@@ -197,9 +202,10 @@ struct Fields {
 fn decode_tensor(
     name: String,
     fields: Fields,
-    parameters: Parameters,
+    mut parameters: Parameters,
     place: fn(&str) -> Place,
 ) -> Result<Tensor, Error> {
+    parameters.remove(BINARY_SIZE);
     let (datatype, shape, data) = fields.decode().map_err(place(&name).error())?;
     Ok(Tensor { name, datatype, shape, data, parameters })
 }

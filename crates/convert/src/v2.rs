@@ -17,11 +17,11 @@ pub use response::decode_response;
 use crate::{error::Error, quote::Quoted};
 
 /// Request parameter: every output that says nothing else is wanted in binary.
-const BINARY_OUTPUT: &str = "binary_data_output";
+pub(crate) const BINARY_OUTPUT: &str = "binary_data_output";
 /// Parameter of a requested output: wanted in binary.
-const BINARY: &str = "binary_data";
+pub(crate) const BINARY: &str = "binary_data";
 /// Parameter of a tensor: bytes it has after the JSON.
-const BINARY_SIZE: &str = "binary_data_size";
+pub(crate) const BINARY_SIZE: &str = "binary_data_size";
 
 /// Reads the value of `Inference-Header-Content-Length`: digits only, no sign, no space.
 ///

@@ -133,16 +133,21 @@ fn check_head(head: &Parts, headers_max: usize) -> Result<(), Failure> {
         let sentence = format!("{} header fields exceed the limit of {headers_max}", head.headers.len());
         return Err(Failure::new(Situation::HeadersTooLarge, sentence));
     }
+    if head.method == Method::CONNECT {
+        // Its target is no path, so there is no route to say so.
+        return Err(Failure::method_not_allowed("GET, HEAD, POST"));
+    }
     let mut hosts = head.headers.get_all(header::HOST).iter();
     let valid = match (hosts.next(), hosts.next()) {
         (Some(host), None) => is_host(host),
         (None, _) => head.version != Version::HTTP_11,
         (Some(_), Some(_)) => false,
     };
-    if valid {
+    let anonymous = head.uri.authority().is_none_or(|authority| !authority.as_str().contains('@'));
+    if valid && anonymous {
         return Ok(());
     }
-    Err(Failure::new(Situation::BadRequest, "exactly one valid host header is needed"))
+    Err(Failure::new(Situation::BadRequest, "exactly one valid host is needed, without user information"))
 }
 
 fn is_host(host: &HeaderValue) -> bool {

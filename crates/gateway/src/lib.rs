@@ -1,7 +1,7 @@
 //! Edges of the data path: HTTP and gRPC in, model servers out.
 //!
-//! [`Gateway::serve`] accepts connections ([`listen`]), routes each call ([`frontend`]) to its model ([`models`]),
-//! decodes it or hands it on as it came, and writes the answer, or the one line of the status table ([`status`])
+//! [`Gateway::serve`] accepts connections (`listen`), routes each call (`frontend`) to its model (`models`),
+//! decodes it or hands it on as it came, and writes the answer, or the one line of the status table (`status`)
 //! that says why there is none. [`upstream`] is the other edge: the model servers.
 
 mod frontend;

@@ -6,7 +6,9 @@
 
 pub(crate) mod activity;
 mod connection;
+mod descriptors;
 mod transport;
+mod unread;
 
 use std::{
     io,
@@ -19,7 +21,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -28,6 +30,8 @@ use crate::{frontend::Gateway, listen::connection::Connection};
 const BACKLOG: i32 = 4096;
 /// Pause after an accept that failed for want of descriptors or memory; others must close something first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often the log says so.
+const ACCEPT_WARNING_EVERY: Duration = Duration::from_secs(10);
 /// A peer that acknowledges nothing of what was sent, or keeps its window shut, is cut off after this.
 const UNSENT_MAX: Duration = Duration::from_secs(30);
 
@@ -88,7 +92,7 @@ impl Gateway {
             finish: CancellationToken::new(),
             abort: CancellationToken::new(),
             connections: TaskTracker::new(),
-            places: Arc::new(Semaphore::new(self.config().limits.connections)),
+            places: Arc::new(Semaphore::new(descriptors::places(self.config().limits.connections))),
         };
         let closed = CancellationToken::new();
         let accepting = TaskTracker::new();
@@ -124,13 +128,17 @@ async fn drain(life: &Lifecycle, patience: Duration) -> Drained {
 }
 
 async fn accept_forever(gateway: &Gateway, listener: TcpListener, life: &Lifecycle) {
+    let mut warned: Option<Instant> = None;
     loop {
         let Ok(place) = Arc::clone(&life.places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => open(gateway, stream, place, life),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "cannot accept connections for a moment");
+                if warned.is_none_or(|at| at.elapsed() >= ACCEPT_WARNING_EVERY) {
+                    tracing::warn!(%error, "cannot accept connections for a moment");
+                    warned = Some(Instant::now());
+                }
                 sleep(ACCEPT_PAUSE).await;
             }
         }

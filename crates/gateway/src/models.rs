@@ -124,9 +124,11 @@ impl Model {
         &*self.parts.dispatch
     }
 
-    /// Whether a body in `protocol` goes to the model server as it came.
+    /// Whether a body in `protocol` goes to the model server as it came. A V1 body cannot be read without the
+    /// model's metadata, which a server that only speaks V1 never tells.
     pub(crate) fn forwards(&self, protocol: Protocol) -> bool {
-        self.parts.protocol == protocol && self.parts.dispatch.passes_through()
+        let unreadable = || protocol == Protocol::V1 && self.known_metadata().is_none();
+        self.parts.protocol == protocol && (self.parts.dispatch.passes_through() || unreadable())
     }
 
     pub(crate) fn readiness(&self) -> Readiness {

@@ -157,7 +157,9 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let routed = async { route(&admin, &pulse, &request) };
-    Ok(timeout(PATIENCE, routed).await.unwrap_or_else(|_| plain(StatusCode::SERVICE_UNAVAILABLE, "too slow\n")))
+    Ok(timeout(PATIENCE, routed)
+        .await
+        .unwrap_or_else(|_| plain(StatusCode::SERVICE_UNAVAILABLE, "too slow\n")))
 }
 
 fn route(admin: &Admin, pulse: &Pulse, request: &Request<Incoming>) -> Response<Full<Bytes>> {
@@ -178,7 +180,9 @@ fn route(admin: &Admin, pulse: &Pulse, request: &Request<Incoming>) -> Response<
         "/metrics" => text(StatusCode::OK, "text/plain; version=0.0.4", admin.metrics.render()),
         path => match path.strip_prefix("/api/") {
             Some(path) => api::answer(admin, path, request.uri().query().unwrap_or_default()),
-            None => plain(StatusCode::NOT_FOUND, "not found; see /, /metrics, /livez, /readyz, /api/models\n"),
+            None => {
+                plain(StatusCode::NOT_FOUND, "not found; see /, /metrics, /livez, /readyz, /api/models\n")
+            }
         },
     }
 }

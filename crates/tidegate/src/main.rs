@@ -15,7 +15,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// An inference serving gateway with autoscaling
 #[derive(Debug, Parser)]
-#[command(version, after_help = "Start with `tidegate demo`. Exit codes: 0 ok, 1 failure, 2 usage, 69 unavailable, 78 bad configuration.")]
+#[command(
+    version,
+    after_help = "Start with `tidegate demo`. Exit codes: 0 ok, 1 failure, 2 usage, 69 unavailable, 78 bad configuration."
+)]
 struct Arguments {
     #[command(subcommand)]
     verb: Verb,

@@ -42,8 +42,10 @@ pub(crate) async fn run(
     let memory = Memory::new(config.limits.memory);
     let registry = Arc::new(Registry::start(config.clone())?);
     let gateway = Gateway::new(gateway_config(&config), registry.models(), memory);
-    let admin = Admin { registry: Arc::clone(&registry), gateway: gateway.clone(), metrics, config: config.clone() };
-    let admin = admin::start(config.admin, admin).with_context(|| format!("the admin address {}", config.admin))?;
+    let admin =
+        Admin { registry: Arc::clone(&registry), gateway: gateway.clone(), metrics, config: config.clone() };
+    let admin =
+        admin::start(config.admin, admin).with_context(|| format!("the admin address {}", config.admin))?;
     announce(Started { listen, admin: admin.address(), registry: Arc::clone(&registry) });
 
     let shutdown = CancellationToken::new();

@@ -156,6 +156,32 @@ fn priority_and_timeout_are_taken_out() {
 }
 
 #[test]
+fn parameters_of_binary_rest_bodies_are_dropped() {
+    let size = with("binary_data_size", ParameterChoice::Int64Param(4));
+    let flag = |name| with(name, ParameterChoice::BoolParam(true));
+    let tensor = InferInputTensor { parameters: size.clone(), ..input("FP32", &[1], floats(&[1.0])) };
+    let wanted = InferRequestedOutputTensor { name: "y".to_owned(), parameters: flag("binary_data") };
+    let request = ModelInferRequest {
+        outputs: vec![wanted],
+        parameters: flag("binary_data_output"),
+        ..request(vec![tensor], &[])
+    };
+    let inference = decode_request(request).unwrap().inference;
+    assert_eq!(inference.parameters, Parameters::default());
+    assert_eq!(inference.inputs[0].parameters, Parameters::default());
+    assert_eq!(inference.outputs[0].parameters, Parameters::default());
+    let output = InferOutputTensor {
+        name: "y".to_owned(),
+        datatype: "FP32".to_owned(),
+        shape: vec![1],
+        parameters: size,
+        contents: floats(&[1.0]),
+    };
+    let response = ModelInferResponse { outputs: vec![output], ..Default::default() };
+    assert_eq!(decode_response(response).unwrap().outputs[0].parameters, Parameters::default());
+}
+
+#[test]
 fn raw_contents_are_answered_raw_and_typed_ones_typed() {
     let outcome = |datatype, data: &'static [u8]| Outcome {
         outputs: vec![Tensor::new("o", datatype, vec![1], Bytes::from_static(data))],

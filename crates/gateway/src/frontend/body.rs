@@ -15,24 +15,23 @@ use crate::listen::activity::Busy;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+/// Most bytes that are out of our hands while a client does not read them.
+const PIECE_MAX: usize = 64 << 10;
+
 /// A response body.
 #[derive(Debug)]
 pub(crate) struct Body {
     kind: Kind,
-    /// Keeps the connection from being taken for idle until the last byte is written.
-    _busy: Option<Busy>,
+    /// Keeps the connection from being taken for idle until the last byte is written, and tells it whose turn
+    /// it is.
+    busy: Option<Busy>,
 }
 
 enum Kind {
     /// Whatever is left of data, then of trailers.
-    Known {
-        head: Option<Bytes>,
-        data: Option<Bytes>,
-        trailers: Option<Box<HeaderMap>>,
-    },
+    Known { head: Option<Bytes>, data: Option<Bytes>, trailers: Option<Box<HeaderMap>> },
     /// Frames as they come. Dropped with the body, which cancels what makes them.
     Stream(Pin<Box<dyn Stream<Item = Frame<Bytes>> + Send>>),
-    Tonic(tonic::body::Body),
 }
 
 impl fmt::Debug for Kind {
@@ -40,7 +39,6 @@ impl fmt::Debug for Kind {
         f.write_str(match self {
             Self::Known { .. } => "Known",
             Self::Stream(_) => "Stream",
-            Self::Tonic(_) => "Tonic",
         })
     }
 }
@@ -71,20 +69,35 @@ impl Body {
         Kind::Stream(Box::pin(frames)).into()
     }
 
-    pub(crate) fn held_by(self, busy: Busy) -> Self {
-        Self { _busy: Some(busy), ..self }
+    pub(crate) fn held_by(self, mut busy: Busy) -> Self {
+        busy.awaits_client();
+        Self { busy: Some(busy), ..self }
     }
 }
 
 impl From<Kind> for Body {
     fn from(kind: Kind) -> Self {
-        Self { kind, _busy: None }
+        Self { kind, busy: None }
     }
 }
 
-impl From<tonic::body::Body> for Body {
-    fn from(body: tonic::body::Body) -> Self {
-        Kind::Tonic(body).into()
+impl Kind {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
+        match self {
+            Self::Known { head, data, trailers } => {
+                let data = head.take().or_else(|| take_piece(data)).map(Frame::data);
+                Poll::Ready(data.or_else(|| trailers.take().map(|trailers| Frame::trailers(*trailers))))
+            }
+            Self::Stream(frames) => frames.as_mut().poll_next(context),
+        }
+    }
+}
+
+/// hyper takes over a whole frame, however little of it the client wants: the rest stays here.
+fn take_piece(data: &mut Option<Bytes>) -> Option<Bytes> {
+    match data {
+        Some(bytes) if bytes.len() > PIECE_MAX => Some(bytes.split_to(PIECE_MAX)),
+        _ => data.take(),
     }
 }
 
@@ -96,27 +109,21 @@ impl http_body::Body for Body {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match &mut self.kind {
-            Kind::Known { head, data, trailers } => {
-                let data = head.take().or_else(|| data.take()).map(Frame::data);
-                Poll::Ready(data.or_else(|| trailers.take().map(|t| Frame::trailers(*t))).map(Ok))
-            }
-            Kind::Stream(frames) => {
-                let frame = ready!(frames.as_mut().poll_next(context));
-                Poll::Ready(frame.map(Ok))
-            }
-            Kind::Tonic(body) => {
-                let frame = ready!(Pin::new(body).poll_frame(context));
-                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+        let frame = self.kind.poll(context);
+        if let Some(busy) = &mut self.busy {
+            if frame.is_ready() {
+                busy.awaits_client();
+            } else {
+                busy.awaits_gateway();
             }
         }
+        Poll::Ready(ready!(frame).map(Ok))
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Known { head, data, trailers } => head.is_none() && data.is_none() && trailers.is_none(),
             Kind::Stream(_) => false,
-            Kind::Tonic(body) => body.is_end_stream(),
         }
     }
 
@@ -126,7 +133,27 @@ impl http_body::Body for Body {
                 SizeHint::with_exact(data.as_ref().map_or(0, Bytes::len) as u64)
             }
             Kind::Known { .. } | Kind::Stream(_) => SizeHint::default(),
-            Kind::Tonic(body) => body.size_hint(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body::Body as _;
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn data_comes_in_pieces() {
+        let data = Bytes::from(vec![7; 2 * PIECE_MAX + 1]);
+        let mut body = Body::with_trailers(data.clone(), HeaderMap::new());
+        let mut lengths = Vec::new();
+        while let Ok(piece) = body.frame().await.unwrap().unwrap().into_data() {
+            lengths.push(piece.len());
+            assert!(!body.is_end_stream());
+        }
+        assert_eq!(lengths, [PIECE_MAX, PIECE_MAX, 1]);
+        assert!(body.is_end_stream());
     }
 }

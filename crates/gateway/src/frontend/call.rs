@@ -7,6 +7,7 @@ use hyper::body::Incoming;
 use pipeline::{
     admit::Charge,
     request::{Class, Payload, Reply, Request as Work, Timings},
+    tensor::Metadata,
 };
 use tokio::time::Instant;
 
@@ -37,6 +38,8 @@ pub(super) struct Call {
     id: HeaderValue,
     surface: Surface,
     model: Option<Arc<Model>>,
+    /// How long a replica had to start before the body could even be read.
+    started_for: Option<Duration>,
     timings: Option<Timings>,
     state: State,
 }
@@ -62,7 +65,16 @@ impl Call {
     pub(super) fn begin(gateway: Gateway, request: &Request<Incoming>) -> Self {
         let surface = surface(request);
         let id = request_id::of(request.headers());
-        Self { gateway, started: Instant::now(), id, surface, model: None, timings: None, state: State::Open }
+        Self {
+            gateway,
+            started: Instant::now(),
+            id,
+            surface,
+            model: None,
+            started_for: None,
+            timings: None,
+            state: State::Open,
+        }
     }
 
     /// One message of a stream as a call of its own, with the id of the stream.
@@ -73,6 +85,7 @@ impl Call {
             id: self.id.clone(),
             surface: self.surface,
             model: None,
+            started_for: None,
             timings: None,
             state: State::Open,
         }
@@ -118,6 +131,23 @@ impl Call {
         Ok(model)
     }
 
+    /// What the model says of itself, for a call that cannot be read without. If a replica has to start for it,
+    /// that is part of what the client is told.
+    pub(super) async fn metadata(
+        &mut self,
+        model: &Model,
+        deadline: Instant,
+    ) -> Result<Arc<Metadata>, Failure> {
+        if let Some(metadata) = model.known_metadata() {
+            return Ok(metadata);
+        }
+        let is_cold = !model.readiness().has_replicas();
+        let asked = Instant::now();
+        let metadata = model.metadata(deadline).await?;
+        self.started_for = is_cold.then(|| asked.elapsed());
+        Ok(metadata)
+    }
+
     /// Has the model answer.
     pub(super) async fn run(
         &mut self,
@@ -134,7 +164,7 @@ impl Call {
             charge: job.charge,
         };
         let answer = model.dispatch().call(work).await?;
-        self.timings = Some(answer.timings);
+        self.timings = Some(after_start(answer.timings, self.started_for));
         Ok(answer.reply)
     }
 
@@ -225,6 +255,16 @@ fn is_grpc(content_type: &[u8]) -> bool {
     matches!(rest.first(), None | Some(b';' | b' '))
 }
 
+/// Adds to the timings of an answer what a replica's start took before the model was asked.
+fn after_start(timings: Timings, waited: Option<Duration>) -> Timings {
+    let Some(waited) = waited else { return timings };
+    Timings {
+        queue: timings.queue + waited,
+        cold_start: Some(timings.cold_start.unwrap_or_default() + waited),
+        ..timings
+    }
+}
+
 /// Where the time of a good answer went.
 fn describe(timings: &Timings, total: Duration, headers: &mut HeaderMap) {
     let gateway = total.saturating_sub(timings.queue + timings.batch + timings.upstream);
@@ -270,6 +310,17 @@ mod tests {
         assert_eq!(headers[SERVER_TIMING], expected);
         assert_eq!(headers[BATCH_ROWS], "8");
         assert_eq!(headers[COLD_START], "2.04s");
+    }
+
+    #[test]
+    fn a_start_before_the_model_was_asked_is_queueing_and_a_cold_start() {
+        let ms = Duration::from_millis;
+        let timings = Timings { queue: ms(1), ..Timings::default() };
+        assert_eq!(after_start(timings, None), timings);
+        let started = after_start(timings, Some(ms(2000)));
+        assert_eq!((started.queue, started.cold_start), (ms(2001), Some(ms(2000))));
+        let again = after_start(started, Some(ms(500)));
+        assert_eq!(again.cold_start, Some(ms(2500)));
     }
 
     #[test]

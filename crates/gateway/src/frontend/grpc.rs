@@ -11,7 +11,9 @@ mod stream;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::stream::unfold;
 use http::{HeaderMap, HeaderValue, Method, Response, header, request::Parts};
+use http_body::Frame;
 use hyper::body::Incoming;
 use prost::Message;
 
@@ -80,6 +82,32 @@ fn respond(body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response
+}
+
+/// Where the messages of a response come from.
+trait Source: Send + Sized + 'static {
+    /// The next message, framed, or `None` after the last. A failure ends the response.
+    fn next(&mut self) -> impl Future<Output = Result<Option<Bytes>, Failure>> + Send;
+
+    /// Is told of that failure.
+    fn failed(&mut self, _situation: Situation) {}
+}
+
+/// An answer of as many messages as `source` has. No task of its own: dropping its body cancels what is under
+/// way.
+fn streamed(source: impl Source) -> Response<Body> {
+    let frames = unfold(Some(source), |source| async move {
+        let mut source = source?;
+        Some(match source.next().await {
+            Ok(Some(message)) => (Frame::data(message), Some(source)),
+            Ok(None) => (Frame::trailers(good_end()), None),
+            Err(failure) => {
+                source.failed(failure.situation);
+                (Frame::trailers(failure.trailers()), None)
+            }
+        })
+    });
+    respond(Body::stream(frames))
 }
 
 /// The trailers of a good call.

@@ -8,8 +8,10 @@ mod v2;
 use bytes::Bytes;
 use convert::Encoded;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, request::Parts, uri::PathAndQuery,
+    HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header, request::Parts,
+    uri::PathAndQuery,
 };
+use http_body::Body as _;
 use hyper::body::Incoming;
 use pipeline::request::{Opaque, OpaqueReply, Wire};
 use tokio::time::Instant;
@@ -28,7 +30,21 @@ const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-cont
 const DESCRIPTIVE: [HeaderName; 2] = [header::CONTENT_TYPE, HEADER_LENGTH];
 
 /// Answers one REST call.
-pub(super) async fn answer(call: &mut Call, head: &Parts, body: Incoming) -> Result<Response<Body>, Failure> {
+pub(super) async fn answer(
+    call: &mut Call,
+    head: &Parts,
+    mut body: Incoming,
+) -> Result<Response<Body>, Failure> {
+    let result = route(call, head, &mut body).await;
+    // Otherwise hyper closes the connection under a client that was never told so.
+    let is_on_its_way = head.version < Version::HTTP_2 && !head.headers.contains_key(header::EXPECT);
+    if is_on_its_way && !body.is_end_stream() {
+        intake::discard(&mut body).await;
+    }
+    result
+}
+
+async fn route(call: &mut Call, head: &Parts, body: &mut Incoming) -> Result<Response<Body>, Failure> {
     let path = head.uri.path();
     if path.starts_with("/inference.GRPCInferenceService/") || path.starts_with("/grpc.") {
         let sentence = "gRPC methods need HTTP/2 and content-type application/grpc";
@@ -43,6 +59,7 @@ pub(super) async fn answer(call: &mut Call, head: &Parts, body: Incoming) -> Res
         Route::ServerMetadata => Ok(about::server()),
         Route::Live => Ok(about::live()),
         Route::Ready => Ok(about::ready(call)),
+        Route::AllStats => Ok(about::all_stats(call)),
         Route::RepositoryIndex => Ok(about::index(call)),
         Route::Load(name) => about::load(call, &name),
         Route::Unload(name) => about::unload(call, &name),
@@ -53,7 +70,12 @@ pub(super) async fn answer(call: &mut Call, head: &Parts, body: Incoming) -> Res
 }
 
 /// Reads the body of a call and decompresses it.
-async fn receive(call: &Call, head: &Parts, body: Incoming, deadline: Instant) -> Result<Received, Failure> {
+async fn receive(
+    call: &Call,
+    head: &Parts,
+    body: &mut Incoming,
+    deadline: Instant,
+) -> Result<Received, Failure> {
     let compression = Compression::of(&head.headers)?;
     let terms = call.terms(deadline);
     let received = intake::read(body, &terms).await?;

@@ -6,12 +6,15 @@ use bytes::{Bytes, BytesMut};
 use http_body::Body;
 use http_body_util::BodyExt as _;
 use pipeline::admit::{Charge, Memory};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::status::{Failure, Situation};
 
-/// Charged first for a body that does not say how long it is.
-const FIRST_CHARGE: usize = 16 << 10;
+/// Most that is charged before a byte has come: who announces much must also send it.
+const FIRST_CHARGE: usize = 64 << 10;
+/// Most bytes that are read of an unwanted body to keep its connection, and for how long they may take.
+const DISCARD_MAX: u64 = 64 << 10;
+const DISCARD_PATIENCE: Duration = Duration::from_millis(500);
 /// Bytes per second below which a client is taken to be stalling on purpose.
 const PACE_MIN: u64 = 1 << 10;
 
@@ -47,41 +50,70 @@ where
     let announced = hint.exact().map(|length| usize::try_from(length).unwrap_or(usize::MAX));
     let at_least = usize::try_from(hint.lower()).unwrap_or(usize::MAX);
     check_length(at_least, terms.body_max)?;
-    let charge = terms.memory.charge(announced.unwrap_or(FIRST_CHARGE)).await?;
+    let mut whole = Growing::start(announced.unwrap_or(terms.body_max), terms.memory).await?;
     let mut pace = Pace::start(terms.idle, terms.deadline);
-    let Some(first) = pace.piece(&mut body).await? else {
-        return Ok(Received { body: Bytes::new(), charge });
-    };
+    let Some(first) = pace.piece(&mut body).await? else { return Ok(whole.finish()) };
     if announced == Some(first.len()) {
-        return Ok(Received { body: first, charge });
+        whole.charge.raise_to(first.len()).await?;
+        return Ok(Received { body: first, charge: whole.charge });
     }
-    gather(body, first, charge, pace, terms).await
+    let mut piece = Some(first);
+    while let Some(bytes) = piece {
+        check_length(whole.bytes.len() + bytes.len(), terms.body_max)?;
+        whole.push(&bytes).await?;
+        piece = pace.piece(&mut body).await?;
+    }
+    Ok(whole.finish())
 }
 
-/// Reads the rest of a body that came in more than one piece, or without its length.
-async fn gather<B>(
-    mut body: B,
-    first: Bytes,
-    mut charge: Charge,
-    mut pace: Pace,
-    terms: &Terms<'_>,
-) -> Result<Received, Failure>
+/// Bytes that come in pieces. At most twice what came is charged and allocated, however much is announced.
+#[derive(Debug)]
+pub(crate) struct Growing {
+    bytes: BytesMut,
+    charge: Charge,
+    length_max: usize,
+}
+
+impl Growing {
+    /// For at most `length_max` bytes.
+    pub(crate) async fn start(length_max: usize, memory: &Memory) -> Result<Self, Failure> {
+        let charge = memory.charge(length_max.min(FIRST_CHARGE)).await?;
+        Ok(Self { bytes: BytesMut::new(), charge, length_max })
+    }
+
+    /// Adds a piece; the caller sees to it that there is no more than was said.
+    pub(crate) async fn push(&mut self, piece: &[u8]) -> Result<(), Failure> {
+        let length = self.bytes.len() + piece.len();
+        if length > self.charge.bytes() {
+            self.charge.raise_to((length * 2).min(self.length_max)).await?;
+        }
+        if length > self.bytes.capacity() {
+            self.bytes.reserve(self.charge.bytes() - self.bytes.len());
+        }
+        self.bytes.extend_from_slice(piece);
+        Ok(())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub(crate) fn finish(self) -> Received {
+        Received { body: self.bytes.freeze(), charge: self.charge }
+    }
+}
+
+/// Reads the rest of a body that nobody wants, if it is short and already on its way.
+pub(crate) async fn discard<B>(body: &mut B)
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    let mut whole = BytesMut::with_capacity(charge.bytes().max(first.len()));
-    let mut piece = Some(first);
-    while let Some(bytes) = piece {
-        let length = whole.len() + bytes.len();
-        check_length(length, terms.body_max)?;
-        if length > charge.bytes() {
-            charge.raise_to((length * 2).min(terms.body_max)).await?;
-            whole.reserve(charge.bytes() - whole.len());
-        }
-        whole.extend_from_slice(&bytes);
-        piece = pace.piece(&mut body).await?;
+    if body.size_hint().exact().is_none_or(|left| left > DISCARD_MAX) {
+        return;
     }
-    Ok(Received { body: whole.freeze(), charge })
+    let rest = async { while let Some(Ok(_)) = body.frame().await {} };
+    // One that does not come ends the connection, which is all that is lost.
+    let _ = timeout(DISCARD_PATIENCE, rest).await;
 }
 
 fn check_length(length: usize, length_max: usize) -> Result<(), Failure> {
@@ -234,6 +266,23 @@ mod tests {
         let memory = Memory::new(1024);
         let body = Full::new(Bytes::from(vec![0; 4096]));
         assert_eq!(read_in(body, &memory).await.unwrap_err(), Situation::QueueFull);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_announced_takes_no_memory_until_it_comes() {
+        let memory = Memory::new(4 * MAX);
+        let mut whole = Growing::start(4 * MAX, &memory).await.unwrap();
+        assert_eq!(memory.available(), 4 * MAX - FIRST_CHARGE);
+        for _ in 0..16 {
+            whole.push(&[7; 100_000]).await.unwrap();
+            let held = 4 * MAX - memory.available();
+            // Every raise rounds up to a whole KiB.
+            let most = 2 * whole.len() + 8 * 1024;
+            assert!((whole.len()..=most).contains(&held), "{held} for {}", whole.len());
+            assert!(whole.bytes.capacity() <= held);
+        }
+        assert_eq!(whole.finish().body.len(), 1_600_000);
+        assert_eq!(memory.available(), 4 * MAX);
     }
 
     #[tokio::test(start_paused = true)]

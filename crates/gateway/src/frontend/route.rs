@@ -18,6 +18,8 @@ pub(crate) enum Route<'a> {
     Live,
     Ready,
     Model(Target<'a>, Action),
+    /// Of every model. Takes the place of the metadata of a model called `stats`.
+    AllStats,
     RepositoryIndex,
     Load(Cow<'a, str>),
     Unload(Cow<'a, str>),
@@ -79,6 +81,7 @@ impl<'a> Route<'a> {
             Self::ServerMetadata
                 | Self::Live
                 | Self::Ready
+                | Self::AllStats
                 | Self::V1List
                 | Self::V1Status(_)
                 | Self::Model(_, Action::Metadata | Action::Ready | Action::Config | Action::Stats)
@@ -96,6 +99,7 @@ fn v2(rest: &str) -> Result<Option<Route<'_>>, Failure> {
         "" | "/" => Some(Route::ServerMetadata),
         "/health/live" => Some(Route::Live),
         "/health/ready" => Some(Route::Ready),
+        "/models/stats" => Some(Route::AllStats),
         "/repository/index" => Some(Route::RepositoryIndex),
         _ => match rest.strip_prefix("/models/") {
             Some(model) => v2_model(model)?,
@@ -234,6 +238,8 @@ mod tests {
             ("/v2/models/m/versions/2", Route::Model(model("m", Some("2")), Action::Metadata)),
             ("/v2/models/m/generate_stream", Route::Model(model("m", None), Action::Generate)),
             ("/v2/models/%6d/ready", Route::Model(model("m", None), Action::Ready)),
+            ("/v2/models/stats", Route::AllStats),
+            ("/v2/models/stats/stats", Route::Model(model("stats", None), Action::Stats)),
             ("/v2/repository/index", Route::RepositoryIndex),
             ("/v2/repository/models/m/load", Route::Load("m".into())),
             ("/v1/models", Route::V1List),

@@ -12,6 +12,13 @@ use std::{
 
 use tokio::time::Instant;
 
+use super::unread::{Place, Unread};
+
+/// Looks after which an answer has been left unread for so long that other calls had better go elsewhere.
+const UNREAD_LOOKS: usize = 10;
+/// Looks after which it has been left unread for too long.
+const STALLED_LOOKS: usize = 15;
+
 /// Shared by a connection's transport, its calls, and the task that watches over it.
 #[derive(Debug)]
 pub(crate) struct Activity {
@@ -21,6 +28,7 @@ pub(crate) struct Activity {
     idle_since: AtomicU64,
     /// Milliseconds after `opened`, plus one, at which bytes came while no call was under way; 0 for none.
     head_since: AtomicU64,
+    unread: Unread,
 }
 
 /// What a look at a connection finds.
@@ -31,6 +39,10 @@ pub(crate) enum Verdict {
     Idle,
     /// A head has been coming for too long: close it at once.
     HeadTooSlow,
+    /// An answer is not being read: take no new calls.
+    Unread,
+    /// An answer has not been read for too long: close it at once.
+    Stalled,
 }
 
 impl Activity {
@@ -40,6 +52,7 @@ impl Activity {
             calls: AtomicU32::new(0),
             idle_since: AtomicU64::new(0),
             head_since: AtomicU64::new(0),
+            unread: Unread::default(),
         })
     }
 
@@ -54,12 +67,16 @@ impl Activity {
     pub(crate) fn begin(self: &Arc<Self>) -> Busy {
         self.calls.fetch_add(1, Relaxed);
         self.head_since.store(0, Relaxed);
-        Busy { activity: Arc::clone(self) }
+        Busy { activity: Arc::clone(self), waits: None }
     }
 
+    /// Looks at the connection; to be called at even intervals.
     pub(crate) fn verdict(&self, head_max: Option<Duration>, idle_max: Duration) -> Verdict {
-        if self.calls.load(Relaxed) > 0 {
-            return Verdict::Fine;
+        match self.unread.look() {
+            STALLED_LOOKS.. => return Verdict::Stalled,
+            UNREAD_LOOKS.. => return Verdict::Unread,
+            _ if self.calls.load(Relaxed) > 0 => return Verdict::Fine,
+            _ => {}
         }
         let now = self.now();
         let since = |then: u64| Duration::from_millis(now.saturating_sub(then));
@@ -79,10 +96,28 @@ impl Activity {
 #[derive(Debug)]
 pub(crate) struct Busy {
     activity: Arc<Activity>,
+    /// There while an answer waits for its client.
+    waits: Option<Place>,
+}
+
+impl Busy {
+    /// There is something of the answer to be written: it is the client's turn.
+    pub(crate) fn awaits_client(&mut self) {
+        self.awaits_gateway();
+        self.waits = Some(self.activity.unread.wait());
+    }
+
+    /// There is nothing to be written yet.
+    pub(crate) fn awaits_gateway(&mut self) {
+        if let Some(place) = self.waits.take() {
+            self.activity.unread.leave(place);
+        }
+    }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
+        self.awaits_gateway();
         self.activity.idle_since.store(self.activity.now(), Relaxed);
         self.activity.calls.fetch_sub(1, Relaxed);
     }
@@ -109,6 +144,28 @@ mod tests {
         assert_eq!(activity.verdict(Some(HEAD), IDLE), Verdict::Fine);
         advance(Duration::from_millis(1)).await;
         assert_eq!(activity.verdict(Some(HEAD), IDLE), Verdict::Idle);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_not_read_ends_the_connection_in_two_steps() {
+        let activity = Activity::start();
+        let (mut stuck, mut computing, mut moving) = (activity.begin(), activity.begin(), activity.begin());
+        stuck.awaits_client();
+        computing.awaits_client();
+        computing.awaits_gateway();
+        let verdicts: Vec<Verdict> = (0..STALLED_LOOKS)
+            .map(|_| {
+                moving.awaits_client();
+                activity.verdict(Some(HEAD), IDLE)
+            })
+            .collect();
+        let (fine, rest) = verdicts.split_at(UNREAD_LOOKS - 1);
+        let (unread, stalled) = rest.split_at(STALLED_LOOKS - UNREAD_LOOKS);
+        assert!(fine.iter().all(|v| *v == Verdict::Fine), "{verdicts:?}");
+        assert!(unread.iter().all(|v| *v == Verdict::Unread), "{verdicts:?}");
+        assert_eq!(stalled, [Verdict::Stalled]);
+        drop(stuck);
+        assert_eq!(activity.verdict(Some(HEAD), IDLE), Verdict::Fine);
     }
 
     #[tokio::test(start_paused = true)]

@@ -11,7 +11,7 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::{
     net::TcpStream,
-    time::{Instant, interval_at, sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval_at, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +25,7 @@ use crate::{Timeouts, frontend::Gateway};
 const PREFACE: &[u8] = b"PRI * ";
 /// How often a connection is looked for that sent only a part of the preface.
 const PEEK_AGAIN: Duration = Duration::from_millis(10);
-/// How often a connection's idleness is looked at.
+/// How often a connection's idleness is looked at. An answer may stay unread for 15 looks.
 const WATCH_EVERY: Duration = Duration::from_secs(2);
 
 const HTTP1_BUFFER_MAX: usize = 64 << 10;
@@ -122,6 +122,8 @@ impl Connection {
         E: std::fmt::Display,
     {
         let mut ticks = interval_at(Instant::now() + WATCH_EVERY, WATCH_EVERY);
+        // Looks that a pause of the whole process made us miss say nothing of the client.
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut finishing = false;
         loop {
             tokio::select! {
@@ -138,9 +140,10 @@ impl Connection {
                 }
                 _ = ticks.tick() => match watch.look() {
                     Verdict::Fine => {}
-                    Verdict::HeadTooSlow => return,
+                    Verdict::HeadTooSlow | Verdict::Stalled => return,
                     Verdict::Idle if finishing => return,
-                    Verdict::Idle => {
+                    Verdict::Unread if finishing => {}
+                    Verdict::Idle | Verdict::Unread => {
                         finishing = true;
                         finish(connection.as_mut());
                     }

@@ -180,6 +180,8 @@ async fn describe(server: Arc<Server>) -> Result<Description, CallError> {
     for _ in 1..ATTEMPTS {
         match server.describe().await {
             Ok(description) => return Ok(description),
+            // A server that does not know the question will not learn it.
+            Err(error @ CallError::Refused { .. }) => return Err(error),
             Err(error) => debug!(%error, ?pause, "asking for metadata again"),
         }
         sleep(pause).await;

@@ -15,7 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::Full;
 use hyper::{
@@ -53,7 +53,9 @@ impl Pool {
         Self { address, connect_timeout, idle, _reaper: reaper }
     }
 
-    /// Sends a request and collects the answer. The connection is used again if the answer ended well.
+    /// Sends a request and collects the answer. The connection is used again if the answer ended well; not after
+    /// an internal error: many servers close then, without a word in the answer, and the next call, perhaps of
+    /// another client, would be lost.
     ///
     /// # Errors
     /// `NotSent`, `Reset`, `BadResponse`, `TooLarge`. Statuses are no errors here.
@@ -65,7 +67,7 @@ impl Pool {
         let (mut link, response) = self.first_answer(request).await?;
         let (head, body) = response.into_parts();
         let body = link.collect(body, limit).await?;
-        if link.settle().await {
+        if head.status != StatusCode::INTERNAL_SERVER_ERROR && link.settle().await {
             self.idle.push(link);
         }
         Ok(Response::from_parts(head, body))

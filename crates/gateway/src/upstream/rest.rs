@@ -12,9 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use convert::{Encoded, v1, v2};
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri::PathAndQuery,
-};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header, uri::PathAndQuery};
 use http_body_util::Full;
 use pipeline::{
     CallError, Refusal,
@@ -29,6 +27,7 @@ use super::{
 };
 
 static HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
+static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Which of the two protocols over HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +71,10 @@ impl Rest {
     pub(super) async fn call(&self, call: Call) -> Result<Reply, CallError> {
         let Call { payload, deadline, trace } = call;
         match payload {
-            Payload::Tensors(inference) => self.infer(&inference, deadline, trace).await.map(Reply::Tensors),
+            Payload::Tensors(mut inference) => {
+                identify(&mut inference, &trace);
+                self.infer(&inference, deadline, trace).await.map(Reply::Tensors)
+            }
             Payload::Opaque(opaque) if opaque.wire == Wire::Http => {
                 self.hand_on(opaque, deadline, trace).await
             }
@@ -129,8 +131,7 @@ impl Rest {
         headers::carry(&mut carried, trace);
         headers::tell_deadline(&mut carried, deadline);
         let (mut head, body) = self.post(opaque.path, carried, opaque.body).await?.into_parts();
-        let is_for_the_client = (200..500).contains(&head.status.as_u16());
-        if !is_for_the_client || head.status == StatusCode::TOO_MANY_REQUESTS {
+        if !head.status.is_success() {
             return Err(failure::of_http(head.status, &head.headers, &body));
         }
         headers::strip(&mut head.headers);
@@ -155,6 +156,15 @@ impl Rest {
             return Err(failure::of_http(response.status(), response.headers(), response.body()));
         }
         Ok(response)
+    }
+}
+
+/// Some servers fail calls without an id. One that has none, as every merged call, goes by that of the request.
+fn identify(inference: &mut Inference, trace: &HeaderMap) {
+    if inference.id.is_empty()
+        && let Some(id) = trace.get(&REQUEST_ID).and_then(|id| id.to_str().ok())
+    {
+        id.clone_into(&mut inference.id);
     }
 }
 

@@ -216,6 +216,46 @@ async fn health_is_told_overall_and_per_model() {
 }
 
 #[tokio::test]
+async fn health_and_reflection_refuse_as_all_methods_do() {
+    let config = Config { limits: Limits { body: 1 << 20, ..Limits::default() }, ..Config::default() };
+    let rig = Setup { config, ..Setup::default() }.start();
+    const CHECK: &str = "/grpc.health.v1.Health/Check";
+    const REFLECT: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+    let unknown = framed(&HealthCheckRequest { service: "nobody".into() }.encode_to_vec());
+    for (path, headers, body, code, reason) in [
+        (CHECK, &[][..], framed(b""), "0", ""),
+        (CHECK, &[], unknown, "5", "model_not_found"),
+        (CHECK, &[], vec![], "3", "bad_request"),
+        (CHECK, &[], vec![0, 0, 0, 0, 9, 1], "3", "bad_request"),
+        (CHECK, &[], framed(b"\xff\xff"), "3", "bad_request"),
+        (CHECK, &[], vec![7, 0, 0, 0, 0], "3", "bad_request"),
+        (CHECK, &[], vec![1, 0, 0, 0, 0], "3", "bad_request"),
+        (CHECK, &[], vec![0, 0xff, 0xff, 0xff, 0xff], "8", "body_too_large"),
+        (CHECK, &[("grpc-timeout", "x")], framed(b""), "3", "bad_deadline"),
+        (CHECK, &[("grpc-timeout", "0n")], framed(b""), "4", "deadline_exceeded"),
+        (CHECK, &[("grpc-encoding", "snappy")], framed(b""), "12", "unsupported_media_type"),
+        ("/grpc.health.v1.Health/Nothing", &[], framed(b""), "12", "route_not_found"),
+        (REFLECT, &[], framed(b"\x3a\x01*"), "0", ""),
+        (REFLECT, &[], framed(b"\xff\xff"), "3", "bad_request"),
+        (REFLECT, &[], vec![0, 0xff, 0xff, 0xff, 0xff], "8", "body_too_large"),
+        (REFLECT, &[("grpc-encoding", "snappy")], framed(b""), "12", "unsupported_media_type"),
+        ("/grpc.reflection.v1.ServerReflection/Nothing", &[], framed(b""), "12", "route_not_found"),
+    ] {
+        let (status, trailers) = raw(&rig, path, headers, body).await;
+        let shown = format!("{path} {headers:?} {trailers:?}");
+        assert_eq!((status, trailers["grpc-status"].to_str().unwrap()), (200, code), "{shown}");
+        let given = trailers.get("x-tidegate-reason").map_or("", |value| value.to_str().unwrap());
+        assert_eq!(given, reason, "{shown}");
+    }
+    let mut health = HealthClient::new(channel(&rig).await);
+    let mut request = tonic::Request::new(HealthCheckRequest::default());
+    request.metadata_mut().insert("grpc-timeout", "50m".parse().unwrap());
+    let mut watch = health.watch(request).await.unwrap().into_inner();
+    assert_eq!(watch.message().await.unwrap().unwrap().status, 1);
+    assert_eq!(watch.message().await.unwrap_err().code(), Code::DeadlineExceeded);
+}
+
+#[tokio::test]
 async fn reflection_is_served_in_both_versions() {
     let rig = Setup::default().start();
     for version in ["v1", "v1alpha"] {

@@ -14,6 +14,14 @@ async fn malformed_requests_are_refused_and_the_connection_closed() {
     for (request, status) in [
         ("garbage\r\n\r\n".to_owned(), 400),
         ("GET /v2 HTTP/9.9\r\nhost: h\r\n\r\n".to_owned(), 400),
+        ("GET /v2\r\n\r\n".to_owned(), 400),
+        ("GET /v2 HTTP/1.1\r\nhost: a\rb\r\n\r\n".to_owned(), 400),
+        ("GET /v2 HTTP/1.1\r\nhost: h\r\n: v\r\n\r\n".to_owned(), 400),
+        (format!("{INFER}content-length: 5, 5\r\n\r\n"), 400),
+        (format!("{INFER}content-length: 5 5\r\n\r\n"), 400),
+        (format!("{INFER}content-length: \r\n\r\n"), 400),
+        (format!("{INFER}transfer-encoding: identity\r\n\r\n"), 400),
+        (format!("{INFER}transfer-encoding : chunked\r\n\r\n"), 400),
         ("\u{16}\u{3}\u{1}\0\u{5}hello\r\n\r\n".to_owned(), 400),
         ("GET /v2 HTTP/1.1\r\nhost : h\r\n\r\n".to_owned(), 400),
         ("GET /v2 HTTP/1.1\r\nhost: h\r\n folded\r\n\r\n".to_owned(), 400),
@@ -47,7 +55,11 @@ async fn host_and_uri_are_checked() {
         ("GET /v2 HTTP/1.1\r\nhost: a\r\nhost: b\r\n".to_owned(), 400),
         ("GET /v2 HTTP/1.1\r\nhost: user@a\r\n".to_owned(), 400),
         ("GET /v2 HTTP/1.0\r\n".to_owned(), 200),
+        ("GET /v2 HTTP/1.1\r\nhost: a/b\r\n".to_owned(), 400),
         ("GET http://h/v2 HTTP/1.1\r\nhost: h\r\n".to_owned(), 200),
+        ("GET http://user@h/v2 HTTP/1.1\r\nhost: h\r\n".to_owned(), 400),
+        ("CONNECT h:80 HTTP/1.1\r\nhost: h:80\r\n".to_owned(), 405),
+        (format!("GET /v2?{} HTTP/1.1\r\nhost: h\r\n", "x".repeat(9000)), 414),
         (format!("GET /{} HTTP/1.1\r\nhost: h\r\n", "x".repeat(9000)), 414),
         ("GET /v2 HTTP/1.1\r\nhost: h\r\nupgrade: h2c\r\nconnection: upgrade\r\n".to_owned(), 200),
         ("GET /v2 HTTP/1.1\r\nhost: h\r\nupgrade: websocket\r\nconnection: upgrade\r\n".to_owned(), 200),
@@ -147,6 +159,66 @@ async fn a_body_cut_short_is_never_dispatched() {
     assert_eq!(wire.response().await.unwrap().status, 400);
     assert!(rig.seen().is_empty());
     assert_eq!(rig.memory.available(), 64 << 20);
+}
+
+#[tokio::test]
+async fn chunks_are_bounded_in_every_way() {
+    let rig = Setup::passing(Protocol::V2Http).start();
+    let extension = "x".repeat(20_000);
+    let trailers = "a: b\r\n".repeat(20_000);
+    for (chunks, status) in [
+        ("2\r\n{}\r\n0\r\n\r\n".to_owned(), 200),
+        ("2\r\n{}\r\n0\r\na: b\r\n\r\n".to_owned(), 200),
+        ("fffffffffffffffff\r\n{}".to_owned(), 400),
+        ("0x2\r\n{}\r\n0\r\n\r\n".to_owned(), 400),
+        ("-2\r\n{}\r\n0\r\n\r\n".to_owned(), 400),
+        ("2\n{}\n0\n\n".to_owned(), 400),
+        (format!("2;{extension}\r\n{{}}\r\n0\r\n\r\n"), 400),
+        (format!("2\r\n{{}}\r\n0\r\n{trailers}\r\n"), 400),
+    ] {
+        let response = rig.raw(format!("{INFER}transfer-encoding: chunked\r\n\r\n{chunks}")).await;
+        assert_eq!(response.status, status, "{:?}", &chunks[..chunks.len().min(40)]);
+        let reason = if status == 400 { "bad_request" } else { "" };
+        assert_eq!(response.reason(), reason, "{:?}", &chunks[..chunks.len().min(40)]);
+    }
+    assert_eq!(rig.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn a_refusal_before_the_body_came_leaves_the_connection_usable() {
+    let rig = Setup::passing(Protocol::V2Http).start();
+    let mut wire = rig.connect().await;
+    for (headers, status) in [
+        ("content-type: text/plain\r\n", 415),
+        ("inference-header-content-length: x\r\n", 400),
+        ("x-request-timeout-ms: x\r\n", 400),
+        ("content-encoding: br\r\n", 415),
+        ("", 200),
+    ] {
+        wire.send(format!("{INFER}{headers}content-length: 2\r\n\r\n")).await;
+        tokio::task::yield_now().await;
+        wire.send("{}").await;
+        let response = wire.response().await.unwrap_or_else(|| panic!("closed before {headers:?}"));
+        assert_eq!(response.status, status, "{headers:?}");
+    }
+    let long = 10 << 20;
+    wire.send(format!("{INFER}content-type: text/plain\r\ncontent-length: {long}\r\n\r\n")).await;
+    assert_eq!(wire.response().await.unwrap().status, 415);
+    assert_eq!(wire.rest().await, b"", "a long body is not read only to be thrown away");
+}
+
+#[tokio::test]
+async fn many_bodies_that_are_announced_and_do_not_come_leave_memory_to_others() {
+    let rig = Setup::passing(Protocol::V2Http).start();
+    let mut greedy = Vec::new();
+    for _ in 0..20 {
+        let mut wire = rig.connect().await;
+        wire.send(format!("{INFER}content-length: 67108864\r\n\r\n{{")).await;
+        greedy.push(wire);
+    }
+    let response = rig.post("/v2/models/resnet50/infer", "", "{}").await;
+    assert_eq!(response.status, 200);
+    assert!(rig.memory.available() >= (64 << 20) - (2 << 20), "{}", rig.memory.available());
 }
 
 fn hasty() -> Config {

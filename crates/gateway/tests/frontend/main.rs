@@ -4,6 +4,7 @@
 
 mod grpc;
 mod http1;
+mod http2;
 mod lifecycle;
 mod rest;
 mod rig;

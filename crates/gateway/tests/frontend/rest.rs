@@ -287,6 +287,7 @@ async fn models_describe_themselves_under_their_own_name() {
     assert_eq!(rig.get("/v2/models/resnet50/config").await.json()["name"], "resnet50");
     let stats = rig.get("/v2/models/resnet50/stats").await.json();
     assert_eq!(stats["model_stats"][0]["inference_stats"]["success"]["count"], 7);
+    assert_eq!(rig.get("/v2/models/stats").await.json(), stats);
     assert_eq!(rig.get("/v1/models").await.json()["data"][0]["id"], "resnet50");
     assert_eq!(rig.get("/v1/models/resnet50").await.json()["ready"], true);
     let index = rig.post("/v2/repository/index", "", "").await.json();

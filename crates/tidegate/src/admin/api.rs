@@ -68,7 +68,10 @@ fn summary(view: &View) -> Value {
     let ready = count(Phase::Ready);
     json!({
         "name": view.config.name,
-        "state": state(ready, count(Phase::Pending) + count(Phase::Starting), entry.as_deref()),
+        "state": match view.scaling {
+            Some(_) => state(ready, count(Phase::Pending) + count(Phase::Starting), entry.as_deref()),
+            None => fixed_state(ready, &replicas),
+        },
         "replicas": {
             "desired": entry.as_ref().map(|entry| entry.decision.to),
             "ready": ready,
@@ -92,6 +95,15 @@ fn summary(view: &View) -> Value {
         "slo": { "quantile": view.config.slo.quantile, "seconds": view.config.slo.latency.as_secs_f64() },
         "why": entry.map(|entry| explain::sentence(&entry.decision)),
     })
+}
+
+/// Nobody starts what runs at fixed addresses: what was seen to be wrong is no start.
+fn fixed_state(ready: usize, replicas: &[Replica]) -> &'static str {
+    match ready {
+        0 if replicas.iter().all(|replica| replica.trouble.is_some()) => "down",
+        0 => "starting",
+        _ => "ready",
+    }
 }
 
 fn state(ready: usize, starting: usize, entry: Option<&Entry>) -> &'static str {
@@ -214,7 +226,11 @@ fn bad_query(sentence: &str) -> (StatusCode, String) {
 }
 
 fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
-    query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|(_, value)| value)
+    query
+        .split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .find(|(key, _)| *key == name)
+        .map(|(_, value)| value)
 }
 
 /// A time since the Unix epoch as people here read it.
@@ -260,4 +276,33 @@ fn model_configuration(model: &config::Model) -> Value {
         "queue": { "requests": model.queue.requests, "bytes": model.queue.bytes },
         "scaling": model.fleet.scaling().map(|scaling| json!({ "min": scaling.min, "max": scaling.max })),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+
+    fn replica(trouble: Option<&str>) -> Replica {
+        Replica {
+            id: "a:1".into(),
+            address: None,
+            phase: Phase::Starting,
+            created: Instant::now(),
+            ready_since: None,
+            restarts: 0,
+            trouble: trouble.map(Into::into),
+            hold: TaskTracker::new().token(),
+        }
+    }
+
+    #[test]
+    fn fixed_addresses_are_down_once_each_was_seen_to_be() {
+        let (unknown, dead) = (replica(None), replica(Some("it cannot be reached")));
+        assert_eq!(fixed_state(0, &[unknown, dead.clone()]), "starting");
+        assert_eq!(fixed_state(0, &[dead.clone(), dead.clone()]), "down");
+        assert_eq!(fixed_state(1, &[dead]), "ready");
+    }
 }

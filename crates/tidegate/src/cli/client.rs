@@ -44,7 +44,9 @@ pub(super) async fn send(
     let connect = timeout(CONNECT, TcpStream::connect(address));
     let stream = match connect.await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => bail!("cannot reach {address}: {error}; is `tidegate serve` or `tidegate demo` running?"),
+        Ok(Err(error)) => {
+            bail!("cannot reach {address}: {error}; is `tidegate serve` or `tidegate demo` running?")
+        }
         Err(_) => bail!("cannot reach {address} within {CONNECT:?}"),
     };
     let exchange = async {
@@ -86,7 +88,8 @@ pub(super) async fn ask_admin(address: &AdminAddress, path: &str) -> anyhow::Res
 
 /// Runs a verb that talks to a gateway; whatever keeps it from that ends the process with 69.
 pub(super) fn block_on(verb: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     Ok(runtime.block_on(verb).unwrap_or_else(|error| {
         // Nothing is left to tell if standard error is gone.
         let _ = super::terminal::complain(&format!("{error:#}"));

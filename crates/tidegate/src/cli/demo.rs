@@ -24,7 +24,7 @@ use crate::{
 };
 
 const MODEL: &[u8] = include_bytes!("../../../../examples/models/digits.onnx");
-/// A handwritten 0 of the held-out part, eight rows of eight.
+/// A handwritten 8 of the held-out part, eight rows of eight.
 const DIGIT: &str = include_str!("../../../../examples/requests/digits-v1.json");
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -54,7 +54,8 @@ impl Unpacked {
         let folder = std::env::temp_dir().join(format!("tidegate-demo-{}", std::process::id()));
         fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
         let unpacked = Self { folder };
-        fs::write(unpacked.model(), MODEL).with_context(|| format!("writing {}", unpacked.model().display()))?;
+        fs::write(unpacked.model(), MODEL)
+            .with_context(|| format!("writing {}", unpacked.model().display()))?;
         Ok(unpacked)
     }
 
@@ -77,7 +78,8 @@ pub(crate) fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let loaded = config::parse(Source { name: "demo".to_owned(), text })
         .map_err(|report| anyhow::anyhow!("{}", report.render(Style::Plain)))?;
     let metrics = telemetry::start_metrics(loaded.config.models.iter().map(|model| model.slo.latency))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
     let served = serve::run(loaded.config, None, metrics, |started| {
         let style = Style::of(&io::stdout());
         // If nobody reads what the demo prints, it still serves.

@@ -10,7 +10,8 @@ use crate::telemetry::{self, LogFormat};
 
 pub(crate) fn run(args: model_server::Args) -> anyhow::Result<ExitCode> {
     telemetry::start_logging(LogFormat::Text, "warn")?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
     runtime.block_on(async {
         let shutdown = CancellationToken::new();
         let (mut terminate, mut interrupt) =

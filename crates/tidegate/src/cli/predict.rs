@@ -104,7 +104,10 @@ mod tests {
     #[test]
     fn a_sample_has_one_row_of_the_right_shape_and_type() {
         let input = json!({ "name": "x", "datatype": "FP32", "shape": [-1, 3] });
-        assert_eq!(zeros(&input), json!({ "name": "x", "datatype": "FP32", "shape": [1, 3], "data": [0, 0, 0] }));
+        assert_eq!(
+            zeros(&input),
+            json!({ "name": "x", "datatype": "FP32", "shape": [1, 3], "data": [0, 0, 0] })
+        );
         let text = json!({ "name": "t", "datatype": "BYTES", "shape": [-1] });
         assert_eq!(zeros(&text)["data"], json!([""]));
     }

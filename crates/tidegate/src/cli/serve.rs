@@ -47,7 +47,8 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     telemetry::start_logging(format, "info")?;
     let slos = loaded.config.models.iter().map(|model| model.slo.latency);
     let metrics = telemetry::start_metrics(slos)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
     // A standard input is read once; there is nothing to follow.
     let file = Some(args.config).filter(|file| file.as_os_str() != "-");
     runtime.block_on(serve::run(loaded.config, file, metrics, |started| announce(&started)))

@@ -73,7 +73,8 @@ fn table(answer: &Value, style: Style) -> String {
 fn row(model: &Value) -> Vec<String> {
     let at = |path: &str| model.pointer(path).unwrap_or(&Value::Null);
     let text = |path: &str| at(path).as_str().unwrap_or("–").to_owned();
-    let number = |path: &str, digits: usize| at(path).as_f64().map_or("–".to_owned(), |n| format!("{n:.digits$}"));
+    let number =
+        |path: &str, digits: usize| at(path).as_f64().map_or("–".to_owned(), |n| format!("{n:.digits$}"));
     let seconds = |path: &str| at(path).as_f64().map_or("–".to_owned(), duration);
     vec![
         text("/name"),
@@ -91,7 +92,11 @@ fn row(model: &Value) -> Vec<String> {
 }
 
 fn duration(seconds: f64) -> String {
-    if seconds < 1.0 { format!("{:.3}", seconds * 1e3).trim_end_matches('0').trim_end_matches('.').to_owned() + "ms" } else { format!("{seconds:.2}s") }
+    if seconds < 1.0 {
+        format!("{:.3}", seconds * 1e3).trim_end_matches('0').trim_end_matches('.').to_owned() + "ms"
+    } else {
+        format!("{seconds:.2}s")
+    }
 }
 
 #[cfg(test)]

@@ -32,7 +32,11 @@ pub(crate) fn run(args: &WhyArgs) -> anyhow::Result<ExitCode> {
             Output::Text => {
                 let text = answer.get("text").and_then(serde_json::Value::as_str).unwrap_or_default();
                 let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
-                format!("{}\n{rest}{}", Style::of(&io::stdout()).bold(first), if rest.is_empty() { "" } else { "\n" })
+                format!(
+                    "{}\n{rest}{}",
+                    Style::of(&io::stdout()).bold(first),
+                    if rest.is_empty() { "" } else { "\n" }
+                )
             }
         };
         print(&text)?;

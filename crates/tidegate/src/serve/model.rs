@@ -28,7 +28,10 @@ use tokio::{
     sync::{Notify, watch},
     time::Instant,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 use tower::{ServiceExt as _, util::BoxCloneSyncService};
 
 use super::source::{Asked, LocalSource};
@@ -37,6 +40,9 @@ use crate::{
     config::{self, Fleet, Protocol},
 };
 
+/// How long a model that was replaced goes on for calls that came before, and how often it looks for them.
+const STRAGGLERS: Duration = Duration::from_secs(30);
+const STRAGGLERS_LOOK: Duration = Duration::from_millis(50);
 /// How long a child process is believed to take until it is ready, before some starts were measured.
 const PROCESS_START: Duration = Duration::from_secs(10);
 /// When clients of a model whose fixed addresses are all down should try again.
@@ -62,7 +68,10 @@ pub(super) struct Served {
     pub(super) view: Arc<View>,
     parts: Parts,
     fleet: AnyFleet,
-    stop: CancellationToken,
+    /// Ends the loop that scales, before the rest: a successor scales the same replicas.
+    stop_scaling: CancellationToken,
+    /// Ends every task, also of a model that never came into service.
+    stop: DropGuard,
     tasks: TaskTracker,
 }
 
@@ -91,6 +100,7 @@ impl Served {
 
     fn over(config: config::Model, fleet: AnyFleet, clock: Clock, state: State) -> Self {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let stop_scaling = stop.child_token();
         let pipeline = Pipeline::start(pipeline_config(&config));
         let replicas = fleet.replicas();
 
@@ -106,7 +116,7 @@ impl Served {
             let (_, policy) = watch::channel(Arc::new(policy));
             let (name, fleet) = (Arc::clone(&config.name), fleet.clone());
             let (reconciler, handle) = Reconciler::new(name, fleet, source, policy, clock, state);
-            tasks.spawn(reconciler.run(stop.clone()));
+            tasks.spawn(reconciler.run(stop_scaling.clone()));
             handle
         });
         let (ready, readiness) = watch::channel(Readiness::default());
@@ -137,19 +147,33 @@ impl Served {
             wake,
         };
         let view = View { config, pipeline, replicas, scaling, clock, history: Mutex::default() };
-        Self { view: Arc::new(view), parts, fleet, stop, tasks }
+        Self { view: Arc::new(view), parts, fleet, stop_scaling, stop: stop.drop_guard(), tasks }
     }
 
     pub(super) fn parts(&self) -> Parts {
         self.parts.clone()
     }
 
+    /// A call that looked this model up before its successor was published may still be reading its body: it is
+    /// answered here and not refused.
+    async fn until_no_call_knows_it(&self) {
+        let until = Instant::now() + STRAGGLERS;
+        while Arc::strong_count(&self.parts.dispatch) > 1 && Instant::now() < until {
+            tokio::time::sleep(STRAGGLERS_LOOK).await;
+        }
+    }
+
     /// Finishes what was admitted, then ends the replicas or leaves them to a successor.
     pub(super) async fn retire(self, replicas: Replicas) {
+        if replicas == Replicas::Keep {
+            self.stop_scaling.cancel();
+        }
+        self.until_no_call_knows_it().await;
         self.view.pipeline.close();
-        self.stop.cancel();
         self.tasks.close();
+        // Until then replicas are followed: somebody may wait for one to start.
         self.view.pipeline.drained().await;
+        drop(self.stop);
         self.tasks.wait().await;
         let Self { view, parts, fleet, .. } = self;
         // What still holds the pipeline holds calls on the replicas, and they would wait for it.
@@ -170,7 +194,8 @@ fn until<F: Future<Output = ()>>(stop: &CancellationToken, task: F) -> impl Futu
 }
 
 fn start_fleet(config: &config::Model) -> anyhow::Result<AnyFleet> {
-    let (name, probe) = (Arc::clone(&config.name), probe(protocol(config.protocol), Arc::clone(&config.name)));
+    let (name, probe) =
+        (Arc::clone(&config.name), probe(protocol(config.protocol), Arc::clone(&config.name)));
     Ok(match &config.fleet {
         Fleet::Process(process) => {
             let ourselves = env::current_exe().context("finding this program")?;
@@ -186,9 +211,10 @@ fn start_fleet(config: &config::Model) -> anyhow::Result<AnyFleet> {
             };
             AnyFleet::Process(ProcessFleet::start(config, probe)?)
         }
-        Fleet::Static { addresses } => {
-            AnyFleet::Static(StaticFleet::start(static_addresses::Config::new(name, addresses.clone()), probe)?)
-        }
+        Fleet::Static { addresses } => AnyFleet::Static(StaticFleet::start(
+            static_addresses::Config::new(name, addresses.clone()),
+            probe,
+        )?),
     })
 }
 
@@ -277,7 +303,9 @@ async fn tell_outlook(
         let now = outlook.borrow_and_update().clone();
         let ready = count_ready(&replicas.borrow_and_update());
         let (expect, state) = match now {
-            _ if ready > 0 => (replica::Outlook::Starting { eta: None }, Readiness::Ready { replicas: ready }),
+            _ if ready > 0 => {
+                (replica::Outlook::Starting { eta: None }, Readiness::Ready { replicas: ready })
+            }
             Outlook::Asleep => (replica::Outlook::Starting { eta: None }, Readiness::Zero),
             Outlook::Starting { eta } => (replica::Outlook::Starting { eta }, Readiness::Starting),
             Outlook::Ready => (replica::Outlook::Starting { eta: None }, Readiness::Starting),

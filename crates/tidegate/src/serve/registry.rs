@@ -41,9 +41,8 @@ impl Registry {
         // Decisions carry the time since the Unix epoch, so that people can read them.
         let offset = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let clock = Clock { start: Instant::now(), offset };
-        let start = |model: &config::Model| {
-            Ok((Arc::clone(&model.name), Served::start(model.clone(), clock)?))
-        };
+        let start =
+            |model: &config::Model| Ok((Arc::clone(&model.name), Served::start(model.clone(), clock)?));
         let served = config.models.iter().map(start).collect::<anyhow::Result<BTreeMap<_, _>>>()?;
         let views = Arc::new(ArcSwap::default());
         let sampler = tokio::spawn(sample(Arc::clone(&views)));
@@ -93,7 +92,9 @@ impl Registry {
                 continue;
             }
             let successor = match served.get(&model.name) {
-                Some(before) if before.view.config.fleet.has_same_replicas(&model.fleet) => before.with(model.clone()),
+                Some(before) if before.view.config.fleet.has_same_replicas(&model.fleet) => {
+                    before.with(model.clone())
+                }
                 _ => Served::start(model.clone(), self.clock)?,
             };
             successors.push(successor);
@@ -103,7 +104,8 @@ impl Registry {
         let mut leaving: Vec<(Served, Replicas)> =
             gone.iter().filter_map(|name| Some((served.remove(name)?, Replicas::Stop))).collect();
         for successor in successors {
-            let keeps = |before: &Served| before.view.config.fleet.has_same_replicas(&successor.view.config.fleet);
+            let keeps =
+                |before: &Served| before.view.config.fleet.has_same_replicas(&successor.view.config.fleet);
             let name = Arc::clone(&successor.view.config.name);
             let kept = served.get(&name).is_some_and(keeps);
             if let Some(before) = served.insert(name, successor) {

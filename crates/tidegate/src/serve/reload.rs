@@ -48,7 +48,10 @@ async fn reload(file: &std::path::Path, registry: &Registry) -> bool {
     let loaded = match config::load(file) {
         Ok(loaded) => loaded,
         Err(report) => {
-            tracing::error!("configuration rejected, the last good one stays:\n{}", report.render(Style::Plain));
+            tracing::error!(
+                "configuration rejected, the last good one stays:\n{}",
+                report.render(Style::Plain)
+            );
             return false;
         }
     };

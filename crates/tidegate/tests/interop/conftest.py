@@ -10,6 +10,11 @@ import pytest
 from harness import PACE, Gateway, bundled, serving
 
 
+# KServe's and Triton's clients both bring the protocol's messages along, and one process can load them only once:
+# `pytest kserve_sdk` is a run of its own.
+collect_ignore = ["kserve_sdk"]
+
+
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return tmp_path_factory.mktemp("interop")

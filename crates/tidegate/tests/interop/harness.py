@@ -44,6 +44,10 @@ def wait_for(what: str, condition: Callable[[], object], patience: float = PATIE
         time.sleep(0.05)
 
 
+def is_alive(pid: int) -> bool:
+    return pathlib.Path(f"/proc/{pid}").exists()
+
+
 class Process:
     """A child in a process group of its own, with its output in a file."""
 
@@ -53,7 +57,7 @@ class Process:
         with self.log.open("wb") as log:
             self.child = subprocess.Popen(
                 command,
-                cwd=ROOT,
+                cwd=folder,
                 env=os.environ | (env or {}),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -137,6 +141,12 @@ class Gateway(Process):
                 total += float(found[2])
         return total
 
+    def replica_pids(self, model: str) -> list[int]:
+        """Of every replica that was ever started, oldest first."""
+        entries = (json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{"))
+        started = (entry for entry in entries if entry["message"] == "replica started")
+        return [entry["pid"] for entry in started if entry["span"]["model"] == model]
+
     def _api(self, path: str) -> dict:
         response = requests.get(f"{self.admin}/api/{path}", timeout=5)
         response.raise_for_status()
@@ -157,6 +167,14 @@ def serving(name: str, models: list[dict], folder: pathlib.Path, **settings: obj
     finally:
         code = gateway.stop()
     assert code == 0, f"{name} ended with {code}:\n{gateway.tail()}"
+    left = [pid for model in models for pid in gateway.replica_pids(model["name"]) if is_alive(pid)]
+    assert not left, f"{name} left replicas behind: {left}"
+
+
+def static(name: str, port: int, protocol: str, batching: object = "auto") -> dict:
+    """A model on a server that runs already."""
+    addresses = [f"127.0.0.1:{port}"]
+    return {"name": name, "fleet": {"static": {"addresses": addresses}}, "protocol": protocol, "batching": batching}
 
 
 def bundled(name: str, onnx: str, *, arguments: tuple[str, ...] = (), **settings: object) -> dict:

@@ -3,6 +3,7 @@ model saw batches."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import requests
 import tritonclient.grpc as triton_grpc
-import tritonclient.http as triton_http
+import tritonclient.http.aio as triton_http
 
 from harness import Gateway
 from samples import DIGITS, PREDICTED, mixed, pixels
@@ -62,17 +63,21 @@ def by_v2_json(gateway: Gateway, model: str) -> list[int]:
 
 
 def by_v2_binary(gateway: Gateway, model: str) -> list[int]:
-    with triton_http.InferenceServerClient(gateway.address, concurrency=CONCURRENCY) as client:
+    async def run() -> list[int]:
+        room = asyncio.Semaphore(CONCURRENCY)
+        async with triton_http.InferenceServerClient(gateway.address, conn_limit=CONCURRENCY) as client:
 
-        def send(index: int) -> triton_http.InferAsyncRequest:
-            tensor = triton_http.InferInput("pixels", [1, 64], "FP32")
-            tensor.set_data_from_numpy(pixels(index))
-            return client.async_infer(model, [tensor], request_id=str(index))
+            async def call(index: int) -> int:
+                tensor = triton_http.InferInput("pixels", [1, 64], "FP32")
+                tensor.set_data_from_numpy(pixels(index))
+                async with room:
+                    result = await client.infer(model, [tensor], request_id=str(index))
+                assert result.get_response()["id"] == str(index)
+                return int(result.as_numpy("class")[0])
 
-        pending = [send(index) for index in range(len(DIGITS))]
-        results = [answer.get_result() for answer in pending]
-    assert [result.get_response()["id"] for result in results] == [str(index) for index in range(len(DIGITS))]
-    return [int(result.as_numpy("class")[0]) for result in results]
+            return await asyncio.gather(*map(call, range(len(DIGITS))))
+
+    return asyncio.run(run())
 
 
 def by_v2_grpc(gateway: Gateway, model: str) -> list[int]:
@@ -88,17 +93,19 @@ def by_v2_grpc(gateway: Gateway, model: str) -> list[int]:
         return all_digits(call)
 
 
+def rows_and_batches(gateway: Gateway, model: str) -> tuple[float, float]:
+    return tuple(gateway.metric(f"tidegate_batch_rows_{part}", model=model) for part in ("sum", "count"))
+
+
 @MODELS
 @pytest.mark.parametrize("surface", [by_v1, by_v2_json, by_v2_binary, by_v2_grpc])
 def test_all_digits_are_classified_in_batches_as_by_the_model_alone(
     gateway: Gateway, model: str, surface: Callable[[Gateway, str], list[int]]
 ) -> None:
-    rows, batches = (lambda: gateway.metric("tidegate_batch_rows_sum", model=model)), (
-        lambda: gateway.metric("tidegate_batch_rows_count", model=model)
-    )
-    rows_before, batches_before = rows(), batches()
+    rows_before, batches_before = rows_and_batches(gateway, model)
     assert surface(gateway, model) == PREDICTED
-    mean = (rows() - rows_before) / (batches() - batches_before)
+    rows, batches = rows_and_batches(gateway, model)
+    mean = (rows - rows_before) / (batches - batches_before)
     print(f"{model} {surface.__name__}: {mean:.1f} rows a batch")
     assert mean > 4
 

@@ -98,7 +98,7 @@ def test_curls_default_content_type_is_accepted_where_nothing_is_ambiguous(gatew
     [
         ("/v1/models/digits:predict", "{", 400, "bad_json", "not valid JSON"),
         ("/v1/models/digits:predict", "{}", 400, "bad_request", "instances"),
-        ('/v1/models/digits:predict', '{"instances":[[1,2]]}', 400, "bad_tensor", "pixels"),
+        ("/v1/models/digits:predict", '{"instances":[[1,2]]}', 400, "bad_request", "pixels"),
         ("/v2/models/digits/infer", "{", 400, "bad_json", "not valid JSON"),
         ("/v2/models/digits/infer", "{}", 400, "bad_request", 'missing field "inputs"'),
         (

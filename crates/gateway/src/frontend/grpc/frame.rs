@@ -11,7 +11,7 @@ use super::invalid;
 use crate::{
     frontend::{
         compression::Compression,
-        intake::{Pace, Received, Terms, too_large, truncated},
+        intake::{Growing, Pace, Received, Terms, too_large, truncated},
     },
     status::{Failure, Situation, quote},
 };
@@ -56,20 +56,14 @@ where
         patience: Duration,
     ) -> Result<Option<Received>, Failure> {
         let mut pace = Pace::start(patience, terms.deadline);
-        let Some(mut head) = self.take(HEAD, &mut pace).await? else { return Ok(None) };
+        let Some(mut head) = self.take_head(&mut pace).await? else { return Ok(None) };
         let flag = head.get_u8();
         let length = head.get_u32() as usize;
         let compression = self.compression_of(flag)?;
         if length > terms.body_max {
             return Err(too_large("message", length, terms.body_max));
         }
-        let charge = terms.memory.charge(length).await?;
-        let mut pace = Pace::start(terms.idle, terms.deadline);
-        let body = match length {
-            0 => Bytes::new(),
-            _ => self.take(length, &mut pace).await?.ok_or_else(truncated)?,
-        };
-        let received = Received { body, charge };
+        let received = self.take(length, terms).await?;
         match compression {
             None => Ok(Some(received)),
             Some(compression) => compression.undo(received, terms.body_max).await.map(Some),
@@ -87,21 +81,39 @@ where
         }
     }
 
-    /// Exactly `length` bytes, or `None` if the body ends before the first of them.
-    async fn take(&mut self, length: usize, pace: &mut Pace) -> Result<Option<Bytes>, Failure> {
-        while self.ahead.is_empty() {
-            let Some(piece) = pace.piece(&mut self.body).await? else { return Ok(None) };
-            self.ahead = piece;
+    /// The head of the next message, or `None` if the body ends before it.
+    async fn take_head(&mut self, pace: &mut Pace) -> Result<Option<Bytes>, Failure> {
+        let mut head = BytesMut::new();
+        loop {
+            if head.is_empty() && self.ahead.len() >= HEAD {
+                return Ok(Some(self.ahead.split_to(HEAD)));
+            }
+            let missing = HEAD - head.len();
+            head.put(self.ahead.split_to(missing.min(self.ahead.len())));
+            if head.len() == HEAD {
+                return Ok(Some(head.freeze()));
+            }
+            match pace.piece(&mut self.body).await? {
+                Some(piece) => self.ahead = piece,
+                None if head.is_empty() => return Ok(None),
+                None => return Err(truncated()),
+            }
         }
+    }
+
+    /// Exactly `length` bytes.
+    async fn take(&mut self, length: usize, terms: &Terms<'_>) -> Result<Received, Failure> {
         if self.ahead.len() >= length {
-            return Ok(Some(self.ahead.split_to(length)));
+            let charge = terms.memory.charge(length).await?;
+            return Ok(Received { body: self.ahead.split_to(length), charge });
         }
-        let mut taken = BytesMut::with_capacity(length);
+        let mut pace = Pace::start(terms.idle, terms.deadline);
+        let mut taken = Growing::start(length, terms.memory).await?;
         loop {
             let missing = length - taken.len();
-            taken.put(self.ahead.split_to(missing.min(self.ahead.len())));
+            taken.push(&self.ahead.split_to(missing.min(self.ahead.len()))).await?;
             if taken.len() == length {
-                return Ok(Some(taken.freeze()));
+                return Ok(taken.finish());
             }
             self.ahead = pace.piece(&mut self.body).await?.ok_or_else(truncated)?;
         }
@@ -113,6 +125,13 @@ pub(super) fn encode(message: &impl Message) -> Option<Bytes> {
     let length = message.encoded_len();
     let mut frame = begin(length, length)?;
     message.encode(&mut frame).ok()?;
+    Some(frame.freeze())
+}
+
+/// An encoded message with its head; `None` if its length does not fit there.
+pub(super) fn of(message: &[u8]) -> Option<Bytes> {
+    let mut frame = begin(message.len(), message.len())?;
+    frame.put_slice(message);
     Some(frame.freeze())
 }
 

@@ -1,32 +1,29 @@
 //! `ModelStreamInfer`: each message goes through the pipeline in turn; what fails is said in its `error_message`,
-//! and the stream goes on. No task of its own: dropping the response's body cancels the message under way.
+//! and the stream goes on.
 
 use std::panic::AssertUnwindSafe;
 
 use bytes::{BufMut, Bytes};
-use futures_util::{FutureExt as _, stream};
+use futures_util::FutureExt as _;
 use http::{HeaderMap, Response};
-use http_body::Frame;
 use prost::encoding;
 use proto::inference::ModelStreamInferResponse;
 
 use super::{
-    frame,
+    Source, frame,
     frame::Reader,
-    good_end,
     infer::{Inferred, infer},
-    respond,
 };
 use crate::{
     frontend::{body::Body, call::Call, deadline::Patience, intake::Received},
-    status::Failure,
+    status::{Failure, Situation},
 };
 
 /// Number of `infer_response` in `ModelStreamInferResponse`.
 const INFER_RESPONSE: u32 = 2;
 
 /// Where the messages of one stream come from.
-struct Source {
+struct Messages {
     call: Call,
     headers: HeaderMap,
     reader: Reader,
@@ -42,23 +39,10 @@ pub(super) fn answer(
     let mut messages = call.message();
     messages.becomes_stream();
     call.becomes_stream();
-    let source = Source { call: messages, headers, reader, patience };
-    let frames = stream::unfold(Some(source), |source| async move {
-        let mut source = source?;
-        Some(match source.next().await {
-            Ok(Some(data)) => (Frame::data(data), Some(source)),
-            Ok(None) => (Frame::trailers(good_end()), None),
-            Err(failure) => {
-                source.call.record(Some(failure.situation));
-                (Frame::trailers(failure.trailers()), None)
-            }
-        })
-    });
-    respond(Body::stream(frames))
+    super::streamed(Messages { call: messages, headers, reader, patience })
 }
 
-impl Source {
-    /// The answer to the next message, or `None` after the last. A failure here ends the stream.
+impl Source for Messages {
     async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         let idle = self.call.gateway().config().timeouts.idle;
         let deadline = self.patience.deadline_of_stream()?;
@@ -71,6 +55,12 @@ impl Source {
         framed(result).map(Some)
     }
 
+    fn failed(&mut self, situation: Situation) {
+        self.call.record(Some(situation));
+    }
+}
+
+impl Messages {
     async fn answer(&self, one: &mut Call, received: Received) -> Result<Inferred, Failure> {
         let patience = self.patience.from(one.started());
         infer(one, &self.headers, received, patience).await

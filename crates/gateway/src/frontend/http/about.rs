@@ -46,7 +46,10 @@ pub(super) async fn model(
     let model = call.find_model(&target.name)?;
     match action {
         Action::Ready => Ok(model_ready(&model, head.uri.query())),
-        Action::Stats => Ok(ok(&stats(&model, target))),
+        Action::Stats => {
+            let version = target.version.as_deref().unwrap_or_default();
+            Ok(ok(&json!({ "model_stats": [stats(&model, version)] })))
+        }
         Action::Metadata => {
             let metadata = described(call, head, &model).await?;
             let body = convert::metadata::to_json(&about::under_own_name(&metadata, &model));
@@ -103,11 +106,17 @@ fn word(state: Readiness) -> &'static str {
     }
 }
 
-fn stats(model: &Model, target: &Target<'_>) -> Value {
+pub(super) fn all_stats(call: &Call) -> Response<Body> {
+    let models = call.gateway().shared_models().all();
+    let stats: Vec<Value> = models.iter().map(|model| stats(model, "")).collect();
+    ok(&json!({ "model_stats": stats }))
+}
+
+fn stats(model: &Model, version: &str) -> Value {
     let stats = model.dispatch().stats();
-    json!({ "model_stats": [{
+    json!({
         "name": &**model.name(),
-        "version": target.version.as_deref().unwrap_or_default(),
+        "version": version,
         "inference_count": stats.batch_rows,
         "execution_count": stats.batches,
         "inference_stats": {
@@ -115,7 +124,7 @@ fn stats(model: &Model, target: &Target<'_>) -> Value {
             "fail": { "count": stats.failures },
         },
         "batch_stats": [],
-    }] })
+    })
 }
 
 pub(super) fn index(call: &Call) -> Response<Body> {

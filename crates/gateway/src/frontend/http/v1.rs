@@ -24,7 +24,7 @@ pub(super) async fn predict(
     call: &mut Call,
     head: &Parts,
     target: &Target<'_>,
-    body: Incoming,
+    body: &mut Incoming,
 ) -> Result<Response<Body>, Failure> {
     let model = call.find_model(&target.name)?;
     let deadline = Patience::of(&head.headers, call.started())?.deadline(model.deadlines())?;
@@ -59,7 +59,7 @@ async fn transcode(
     mut received: Received,
     deadline: Instant,
 ) -> Result<Response<Body>, Failure> {
-    let metadata = model.metadata(deadline).await?;
+    let metadata = call.metadata(model, deadline).await?;
     let expanded = v1::decoded_bytes(&received.body, &metadata);
     received.charge.raise_to(received.body.len() + expanded).await?;
     let limits = call.decoder_limits();

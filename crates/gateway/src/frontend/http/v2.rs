@@ -1,16 +1,11 @@
 //! `POST …/infer` of the Open Inference Protocol over REST.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use convert::{Decoded, v2};
 use http::{Response, request::Parts};
 use hyper::body::Incoming;
 use memchr::memmem;
-use pipeline::{
-    request::{Payload, Reply},
-    tensor::Metadata,
-};
+use pipeline::request::{Payload, Reply};
 use tokio::time::Instant;
 
 use super::{encoded, forwarded, media, receive, returned};
@@ -36,7 +31,7 @@ pub(super) async fn infer(
     call: &mut Call,
     head: &Parts,
     target: &Target<'_>,
-    body: Incoming,
+    body: &mut Incoming,
 ) -> Result<Response<Body>, Failure> {
     let model = call.find_model(&target.name)?;
     let patience = Patience::of(&head.headers, call.started())?;
@@ -116,12 +111,12 @@ impl Arrived<'_> {
 
     async fn decode(
         &self,
-        call: &Call,
+        call: &mut Call,
         received: &mut Received,
         deadline: Instant,
     ) -> Result<Decoded, Failure> {
         if self.header_length == Some(0) {
-            let metadata: Arc<Metadata> = self.model.metadata(deadline).await?;
+            let metadata = call.metadata(self.model, deadline).await?;
             return Ok(v2::parse_raw(&received.body, &metadata)?);
         }
         let limits = call.decoder_limits();

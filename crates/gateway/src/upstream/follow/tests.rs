@@ -171,3 +171,13 @@ async fn a_server_that_cannot_describe_its_model_yet_is_asked_again() {
     rig.update(vec![endpoint]).await;
     assert_eq!(rig.next().await.batch_dimension, Some(true));
 }
+
+#[tokio::test]
+async fn rows_that_nobody_describes_are_not_merged() {
+    let scripted = http1(|_| http1_answer(404, "", "")).await;
+    let mut rig = Rig::start();
+    let endpoint = rig.endpoint("a", &scripted);
+    assert_eq!(rig.update(vec![endpoint]).await.batch_dimension, None);
+    assert_eq!(rig.next().await.batch_dimension, Some(false), "asked once, told at once");
+    assert!(rig.metadata.borrow().is_none());
+}

@@ -38,6 +38,8 @@ async fn tensors_travel_as_json_unless_the_server_takes_binary() {
     assert_eq!(asked[0].headers["content-type"], "application/json");
     assert_eq!(asked[0].headers["host"], scripted.address.to_string());
     assert_eq!(asked[0].headers["x-request-id"], "r1");
+    let body: serde_json::Value = serde_json::from_slice(&asked[0].body).unwrap();
+    assert_eq!(body["id"], "r1", "some servers fail a call without an id");
     let told: u64 = asked[0].headers["x-request-timeout-ms"].parse().unwrap();
     assert!((9_000..=10_000).contains(&told), "{told}");
     assert!(!asked[0].headers.contains_key("inference-header-content-length"));
@@ -123,7 +125,7 @@ async fn answers_that_are_no_tensors_mean_bad_response() {
 #[tokio::test]
 async fn a_body_is_handed_on_as_it_came_and_so_is_its_answer() {
     let headers = "content-type: text/x\r\nx-own: 1\r\nconnection: x-hop\r\nx-hop: 1\r\nkeep-alive: 5\r\n";
-    let (scripted, asked) = recording(http1_answer(404, headers, "what?")).await;
+    let (scripted, asked) = recording(http1_answer(202, headers, "what?")).await;
     let payload = opaque(
         Wire::Http,
         "/v2/models/m/infer?a=b",
@@ -131,7 +133,7 @@ async fn a_body_is_handed_on_as_it_came_and_so_is_its_answer() {
         Bytes::from_static(b"body"),
     );
     let reply = send_opaque(&scripted.upstream(Protocol::V2Http), payload).await.unwrap();
-    assert_eq!((reply.status.as_u16(), reply.body.as_ref()), (404, b"what?".as_ref()));
+    assert_eq!((reply.status.as_u16(), reply.body.as_ref()), (202, b"what?".as_ref()));
     let mut names: Vec<_> = reply.headers.keys().map(HeaderName::as_str).collect();
     names.sort_unstable();
     assert_eq!(names, ["content-type", "x-own"]);
@@ -147,17 +149,21 @@ async fn a_body_is_handed_on_as_it_came_and_so_is_its_answer() {
 }
 
 #[tokio::test]
-async fn of_the_answers_to_bodies_handed_on_only_those_for_the_client_are_passed_on() {
+async fn of_the_answers_to_bodies_handed_on_only_successes_are_passed_on() {
+    let refused = |kind| Err(CallError::Refused { kind, message: "no".to_owned() });
     for (status, expected) in [
         (200, Ok(200)),
-        (400, Ok(400)),
-        (422, Ok(422)),
+        (304, Err(CallError::BadResponse)),
+        (400, refused(Refusal::Invalid)),
+        (404, refused(Refusal::NotFound)),
+        (413, refused(Refusal::TooLarge)),
+        (422, refused(Refusal::Invalid)),
         (429, Err(CallError::Busy { retry_after: None })),
         (503, Err(CallError::Busy { retry_after: None })),
         (500, Err(CallError::Failed)),
         (502, Err(CallError::Failed)),
     ] {
-        let (scripted, _) = recording(http1_answer(status, "", "x")).await;
+        let (scripted, _) = recording(http1_answer(status, "", r#"{"error":"no"}"#)).await;
         let reply = send_opaque(&scripted.upstream(Protocol::V2Http), http_payload("{}")).await;
         assert_eq!(reply.map(|reply| reply.status.as_u16()), expected);
     }

@@ -1,0 +1,18 @@
+//! The whole program as its users run it: `tidegate serve` as a process, clients over loopback, and the bundled
+//! model server as replicas.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "what fails here fails a test")]
+
+mod bad_input;
+mod cli;
+mod client;
+mod digits;
+mod faults;
+mod merging;
+mod observed;
+mod process;
+mod reload;
+mod rig;
+mod shutdown;
+mod upstreams;
+mod zero;
