@@ -1,8 +1,8 @@
 //! The control path, without I/O: signals → demand → decide → explain.
 //!
 //! Life of a decision: each second, and at once when a request finds no replica, [`reconcile`] takes a
-//! [`snapshot`] of gateways and fleet → [`state`] takes from it what must be remembered ([`signals`],
-//! [`coldstart`], [`idle`]) → [`demand`] says how many replicas each reason calls for, by the [`capacity`] of
+//! [`snapshot`] of gateways and fleet → [`state`] takes from it what must be remembered (`signals`,
+//! `coldstart`, `idle`) → [`demand`] says how many replicas each reason calls for, by the [`capacity`] of
 //! one → [`decide`] applies the rules for going up, down and to zero → [`log`] keeps it → [`explain`] puts it
 //! in words.
 //!

@@ -113,7 +113,7 @@ impl Gateway {
         if head_only {
             response = without_body(response);
         }
-        Ok(response.map(|body| body.held_by(busy)))
+        Ok(response.map(|body| body.held_by(busy, version)))
     }
 }
 

@@ -1,7 +1,7 @@
 //! A small ONNX model server: the backend of the embedded default, of the demo and of the tests.
 //!
 //! One port speaks the Open Inference Protocol over REST (JSON and binary tensors) and over gRPC. A call goes
-//! connection → [`rest`] or [`grpc`] (decode) → [`serving`] (ready? known? a free slot?) → [`engine`] (compute)
+//! connection → `rest` or `grpc` (decode) → `serving` (ready? known? a free slot?) → `engine` (compute)
 //! and back. [`Server`] is for callers in the same process, [`run`] for the command line.
 
 mod args;

@@ -1,8 +1,8 @@
 //! The data path, without I/O.
 //!
 //! Life of a request: [`admit`] charges memory and checks the deadline → [`queue`] orders by class, tenant and
-//! deadline → [`batch`] decides when to flush and which rows → [`dispatch`], the one task that owns the queue,
-//! sends the batch to a [`replica`] → [`split`] gives rows back to their callers → [`respond`] sees to exactly
+//! deadline → [`batch`] decides when to flush and which rows → `dispatch`, the one task that owns the queue,
+//! sends the batch to a [`replica`] → [`split`] gives rows back to their callers → `respond` sees to exactly
 //! one outcome for each.
 
 pub mod admit;

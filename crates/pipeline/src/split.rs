@@ -46,7 +46,7 @@ pub fn slice(inference: &Inference, max_rows: u32) -> Result<Vec<Inference>, Wro
     Ok(parts)
 }
 
-/// Puts the outcomes of [`slice`]d requests together again.
+/// Puts the outcomes of sliced requests together again.
 ///
 /// # Errors
 /// [`WrongRows`] if they do not have the same outputs.

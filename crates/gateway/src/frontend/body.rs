@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::Stream;
-use http::HeaderMap;
+use http::{HeaderMap, Version};
 use http_body::{Frame, SizeHint};
 
 use crate::listen::activity::Busy;
@@ -22,9 +22,30 @@ const PIECE_MAX: usize = 64 << 10;
 #[derive(Debug)]
 pub(crate) struct Body {
     kind: Kind,
-    /// Keeps the connection from being taken for idle until the last byte is written, and tells it whose turn
-    /// it is.
-    busy: Option<Busy>,
+    hold: Hold,
+}
+
+/// What keeps a connection from being taken for idle, and tells it whose turn it is: client's or gateway's.
+#[derive(Debug)]
+enum Hold {
+    Nothing,
+    /// Until the last piece is taken over, by a protocol that then has little left to write.
+    UntilTaken(Busy),
+    /// Until the last piece is written, by a protocol whose clients decide when that is.
+    UntilWritten(Busy),
+}
+
+/// The last piece of data.
+#[derive(Debug)]
+struct LastPiece {
+    data: Bytes,
+    _busy: Busy,
+}
+
+impl AsRef<[u8]> for LastPiece {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
 }
 
 enum Kind {
@@ -69,15 +90,32 @@ impl Body {
         Kind::Stream(Box::pin(frames)).into()
     }
 
-    pub(crate) fn held_by(self, mut busy: Busy) -> Self {
+    /// Keeps a call of `version` under way for as long as its answer is.
+    pub(crate) fn held_by(self, mut busy: Busy, version: Version) -> Self {
         busy.awaits_client();
-        Self { busy: Some(busy), ..self }
+        let hold = if version == Version::HTTP_2 { Hold::UntilWritten(busy) } else { Hold::UntilTaken(busy) };
+        Self { hold, ..self }
+    }
+}
+
+impl Hold {
+    /// Ties the last frame to what is held, if that is to last until it is written.
+    fn hand_over(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        match std::mem::replace(self, Self::Nothing) {
+            Self::UntilWritten(busy) => {
+                frame.map_data(|data| Bytes::from_owner(LastPiece { data, _busy: busy }))
+            }
+            other => {
+                *self = other;
+                frame
+            }
+        }
     }
 }
 
 impl From<Kind> for Body {
     fn from(kind: Kind) -> Self {
-        Self { kind, busy: None }
+        Self { kind, hold: Hold::Nothing }
     }
 }
 
@@ -110,14 +148,17 @@ impl http_body::Body for Body {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let frame = self.kind.poll(context);
-        if let Some(busy) = &mut self.busy {
+        if let Hold::UntilTaken(busy) | Hold::UntilWritten(busy) = &mut self.hold {
             if frame.is_ready() {
                 busy.awaits_client();
             } else {
                 busy.awaits_gateway();
             }
         }
-        Poll::Ready(ready!(frame).map(Ok))
+        let frame = ready!(frame);
+        Poll::Ready(
+            if self.is_end_stream() { frame.map(|frame| self.hold.hand_over(frame)) } else { frame }.map(Ok),
+        )
     }
 
     fn is_end_stream(&self) -> bool {

@@ -13,7 +13,7 @@ pub(super) fn places(wanted: usize) -> usize {
     // A call to a model server may take a descriptor as well.
     let needed = 2 * wanted + RESERVED;
     let open_max = raise(limit, needed as u64);
-    let places = open_max.map_or(wanted, |open_max| share(open_max)).min(wanted);
+    let places = open_max.map_or(wanted, share).min(wanted);
     if places < wanted {
         tracing::warn!(
             places,

@@ -144,6 +144,11 @@ impl<F: FnMut(ReplicaSet)> Follower<F> {
             Err(error) => {
                 let replica = &member.replica.id;
                 info!(%model, %replica, %error, "the replica does not describe its model");
+                if matches!(error, CallError::Refused { .. }) && self.batch_dimension.is_none() {
+                    // There is no description to wait for: without one, rows are not merged.
+                    self.batch_dimension = Some(false);
+                    self.publish();
+                }
             }
         }
     }

@@ -1,6 +1,10 @@
 //! The client side over loopback: bad input, both ways through, deadlines, and the end of a connection.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking, also in its helpers"
+)]
 
 mod grpc;
 mod http1;
