@@ -155,10 +155,9 @@ impl http_body::Body for Body {
                 busy.awaits_gateway();
             }
         }
-        let frame = ready!(frame);
-        Poll::Ready(
-            if self.is_end_stream() { frame.map(|frame| self.hold.hand_over(frame)) } else { frame }.map(Ok),
-        )
+        let is_last = self.is_end_stream();
+        let frame = ready!(frame).map(|frame| if is_last { self.hold.hand_over(frame) } else { frame });
+        Poll::Ready(frame.map(Ok))
     }
 
     fn is_end_stream(&self) -> bool {
