@@ -60,7 +60,7 @@ pub fn plan(s: &Situation<'_>) -> Plan {
     let rows = target.max(fair).clamp(1, s.max_rows);
     let slack = s.earliest_deadline.saturating_duration_since(s.now);
     let fits = s.latency.rows_within(slack.div_f64(MARGIN), rows);
-    Plan::Flush(fits.min(s.latency.rows_within(s.slo, rows)))
+    Plan::Flush(fits.min(s.latency.rows_per_call(s.slo, rows)))
 }
 
 /// `rows` stretched by [`MARGIN`]: what a prediction must leave room for.
@@ -250,6 +250,14 @@ mod tests {
             Situation { queued_rows: 64, arrival_rate: 1e5, earliest_deadline, ..situation(&latency, now) };
         let Plan::Flush(rows) = plan(&s) else { panic!() };
         assert!((10..=12).contains(&rows), "{rows}");
+    }
+
+    #[test]
+    fn an_slo_that_no_call_can_keep_does_not_make_batches_small() {
+        let latency = learned(80.0, 1.0);
+        let slo = Duration::from_millis(50);
+        let s = Situation { queued_rows: 500, arrival_rate: 1e5, slo, ..situation(&latency, Instant::now()) };
+        assert_eq!(plan(&s), Plan::Flush(32));
     }
 
     #[test]

@@ -222,7 +222,7 @@ impl Dispatcher {
             return 1;
         }
         let queued = u32::try_from(self.queue.rows()).unwrap_or(u32::MAX);
-        latency.rows_within(self.shared.config.slo, self.shared.max_rows()).min(queued.max(1))
+        latency.rows_per_call(self.shared.config.slo, self.shared.max_rows()).min(queued.max(1))
     }
 
     fn make_room(&mut self, ticket: &Ticket) -> Result<(), Rejection> {

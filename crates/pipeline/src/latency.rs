@@ -123,6 +123,15 @@ impl Latency {
         low
     }
 
+    /// Rows that a call should have at most, up to `max`: as many as keep the SLO, and in any case so many that
+    /// four fifths of the time go into rows. With less, a model whose calls take about as long as the SLO would
+    /// answer next to nothing under load, and keep no SLO at all.
+    #[must_use]
+    pub fn rows_per_call(&self, slo: Duration, max: u32) -> u32 {
+        let efficient = (4.0 * self.fixed / self.per_row.max(1e-12)).ceil().min(f64::from(max)) as u32;
+        self.rows_within(slo, max).max(efficient)
+    }
+
     /// Seconds a call takes whatever its rows (c).
     #[must_use]
     pub fn fixed(&self) -> f64 {
@@ -299,6 +308,11 @@ mod tests {
         let rows = model.rows_within(ms(20.0), 64);
         assert!((10..=12).contains(&rows), "{rows}");
         assert_eq!(model.rows_within(Duration::ZERO, 64), 1);
+        assert!(
+            (28..=36).contains(&model.rows_per_call(Duration::ZERO, 64)),
+            "four times 8 ms in rows of 1 ms"
+        );
+        assert_eq!(model.rows_per_call(ms(1e6), 64), 64);
         assert_eq!(model.rows_within(ms(1e6), 64), 64);
     }
 }

@@ -209,7 +209,7 @@ impl Shared {
             (seats > 0.0 && seconds > 0.0).then(|| seats * f64::from(rows) / seconds)
         };
         if self.merging() == Merging::On {
-            let rows = latency.rows_within(self.config.slo, self.max_rows());
+            let rows = latency.rows_per_call(self.config.slo, self.max_rows());
             let speed = open.map(|seat| 1.0 / seat.slowness().max(0.1)).sum();
             return rate_of(speed, rows);
         }
