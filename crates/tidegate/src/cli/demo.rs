@@ -145,7 +145,7 @@ Ctrl-C ends it. What the autoscaler does:
         title = heading(&format!("tidegate {version} demo")),
         max = args.max,
         admin = started.admin,
-        call = heading("Call it; the first call starts a replica and waits for it:"),
+        call = heading("Call it with a handwritten 8; the first call starts a replica and waits for it:"),
         same = heading("The same over the Open Inference Protocol, and what the model says of itself:"),
         load = heading("Put it under load and watch, each in a terminal of its own:"),
     )
