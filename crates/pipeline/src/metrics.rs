@@ -121,6 +121,12 @@ impl Recorder {
             .increment(1);
     }
 
+    /// The task that owns the queue failed: a bug, after which the model answers nothing any more.
+    pub(crate) fn panicked(&self) {
+        counter!("tidegate_panics_total").increment(1);
+        tracing::error!(model = %self.model, "the dispatch task panicked: this model answers nothing until a restart");
+    }
+
     pub(crate) fn publish(&self, stats: &Stats) {
         self.gauges.requests.set(stats.queued_requests as f64);
         self.gauges.rows.set(stats.queued_rows as f64);

@@ -1,6 +1,7 @@
 //! The handle of one model's pipeline and its configuration.
 
 use std::{
+    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -8,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::try_join_all;
+use futures_util::{FutureExt as _, future::try_join_all};
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
@@ -106,7 +107,13 @@ impl Pipeline {
             closed: AtomicBool::new(false),
             calls: TaskTracker::new(),
         };
-        tokio::spawn(dispatcher.run());
+        let shared = Arc::clone(&inner.shared);
+        tokio::spawn(async move {
+            // Everybody who waits is answered by the drop of what the task held, and so is whoever comes later.
+            if AssertUnwindSafe(dispatcher.run()).catch_unwind().await.is_err() {
+                shared.recorder.panicked();
+            }
+        });
         Self { inner: Arc::new(inner) }
     }
 
