@@ -61,7 +61,7 @@ PROXIES = {"nginx": nginx, "haproxy": haproxy, "envoy": envoy, "tidegate": gatew
 
 def measure(url: str, pid: int | None, options: argparse.Namespace) -> dict[str, float]:
     """One round of one proxy, or of the upstream itself where there is no process to charge."""
-    common = ["--model", "bench", "--input", "x:FP32:64", "--warmup", "1s", "--threads", "1"]
+    common = ["--model", "bench", "--input", "x:FP32:90", "--warmup", "1s", "--threads", "1"]
     closed = load(url, *common, "--clients", str(options.clients), "--duration", f"{options.seconds}s",
                   *(["--cpu-of", str(pid)] if pid else []))
     fixed = load(url, *common, "--rate", str(options.rate), "--duration", f"{options.seconds}s")
