@@ -191,9 +191,9 @@ impl Pipeline {
         Stats::of(&self.inner.shared)
     }
 
-    /// Brings the gauges of the metrics up to date.
-    pub fn publish_gauges(&self) {
-        self.inner.shared.recorder.publish(&self.stats());
+    /// Sets the gauges of the metrics to `stats` of this pipeline.
+    pub fn publish_gauges(&self, stats: &Stats) {
+        self.inner.shared.recorder.publish(stats);
     }
 
     fn count_arrival(&self, rows: u32) {

@@ -39,9 +39,9 @@ pub(crate) struct Sample {
 }
 
 impl History {
-    /// Adds what happened since the last sample.
-    pub(crate) fn sample(&mut self, view: &View) {
-        let (now, stats) = (view.clock.now(), view.pipeline.stats());
+    /// Adds what happened since the last sample; `stats` are those of the view's pipeline as of now.
+    pub(crate) fn sample(&mut self, view: &View, stats: Stats) {
+        let now = view.clock.now();
         if let Some((then, before)) = &self.last {
             if self.samples.len() == SAMPLES {
                 self.samples.pop_front();

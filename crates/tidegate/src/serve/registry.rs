@@ -91,26 +91,20 @@ impl Registry {
             if unchanged {
                 continue;
             }
-            let successor = match served.get(&model.name) {
-                Some(before) if before.view.config.fleet.has_same_replicas(&model.fleet) => {
-                    before.with(model.clone())
-                }
-                _ => Served::start(model.clone(), self.clock)?,
-            };
-            successors.push(successor);
+            let before = served.get(&model.name);
+            let kept = before.filter(|before| before.view.config.fleet.has_same_replicas(&model.fleet));
+            successors.push(match kept {
+                Some(before) => (before.with(model.clone()), Replicas::Keep),
+                None => (Served::start(model.clone(), self.clock)?, Replicas::Stop),
+            });
         }
         let stays = |name: &Arc<str>| new.models.iter().any(|model| model.name == *name);
         let gone: Vec<Arc<str>> = served.keys().filter(|name| !stays(name)).cloned().collect();
         let mut leaving: Vec<(Served, Replicas)> =
             gone.iter().filter_map(|name| Some((served.remove(name)?, Replicas::Stop))).collect();
-        for successor in successors {
-            let keeps =
-                |before: &Served| before.view.config.fleet.has_same_replicas(&successor.view.config.fleet);
+        for (successor, replicas) in successors {
             let name = Arc::clone(&successor.view.config.name);
-            let kept = served.get(&name).is_some_and(keeps);
-            if let Some(before) = served.insert(name, successor) {
-                leaving.push((before, if kept { Replicas::Keep } else { Replicas::Stop }));
-            }
+            leaving.extend(served.insert(name, successor).map(|before| (before, replicas)));
         }
         self.publish(&served);
         drop(served);
@@ -143,9 +137,10 @@ async fn sample(views: Arc<ArcSwap<Vec<Arc<View>>>>) {
     loop {
         tick.tick().await;
         for view in views.load().iter() {
-            view.pipeline.publish_gauges();
+            let stats = view.pipeline.stats();
+            view.pipeline.publish_gauges(&stats);
             let mut history = view.history.lock().unwrap_or_else(PoisonError::into_inner);
-            history.sample(view);
+            history.sample(view, stats);
         }
     }
 }
