@@ -4,11 +4,14 @@
     overload   twice (or --factors 2 10) what the server can do, open loop, with a deadline
     stampede   ten thousand calls at once while no replica runs
     kill       kill -9 of one of two replicas under load
+    rolling    two gateways restarted in turn under load, while clients learn of it late
 
     cargo build --release --workspace && python3 loadtest/compare/scenarios.py overload
 """
 
 import argparse
+import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -19,7 +22,10 @@ import sys
 import time
 import urllib.request
 
-from processes import LOADTEST, ROOT, TIDEGATE, WORK, built, children, load, machine, notice, table, tidegate, upstream
+from processes import (
+    LOADTEST, ROOT, TIDEGATE, WORK, built, children, configure, free_port, load, machine, notice, stop, table, tidegate,
+    upstream, wait_for,
+)
 
 DIGITS = ROOT / "examples" / "models" / "digits.onnx"
 SAMPLES = ROOT / "examples" / "digits-heldout.json"
@@ -98,6 +104,66 @@ def kill(options: argparse.Namespace) -> bool:
     return failed == 0 and not report["void"]
 
 
+def rolling(options: argparse.Namespace) -> bool:
+    """No request may fail, however late the clients learn which gateway is there."""
+    addresses, seconds = WORK / "gateways", options.requests // options.rate
+    common = ["--model", "bench", "--input", "x:FP32:64", "--rate", f"{options.rate / len(PROTOCOLS):g}", "--duration",
+              f"{seconds}s", "--addresses", str(addresses), "--connections", "16", "--max-lag", "100ms", "--quiet", "--output", "json"]
+    with upstream("--latency", "1ms") as port, contextlib.ExitStack() as stack:
+        pair = [Restarted(stack, upstream=port) for _ in range(2)]
+        addresses.write_text("\n".join(gateway.address for gateway in pair))
+        out = {name: WORK / f"rolling-{number}.json" for number, name in enumerate(PROTOCOLS)}
+        runs = [stack.enter_context(subprocess.Popen([built(LOADTEST), f"http://{pair[0].address}", *common, *arguments],
+                                                     stdout=out[name].open("w")))
+                for name, arguments in PROTOCOLS.items()]
+        restarts, lags = 0, itertools.cycle(options.lags)
+        while all(run.poll() is None for run in runs):
+            leaving, other = pair[restarts % 2], pair[(restarts + 1) % 2]
+            leaving.process.send_signal(signal.SIGTERM)
+            time.sleep(next(lags))
+            addresses.write_text(other.address)
+            leaving.process.wait()
+            leaving.start()
+            addresses.write_text("\n".join(gateway.address for gateway in pair))
+            restarts += 1
+            time.sleep(1)
+    rows, failed, sent = [], 0, 0
+    for name, path in out.items():
+        report = json.loads(path.read_text())
+        failed, sent = failed + report["requests"] - report["ok"], sent + report["requests"]
+        rows.append([name, report["requests"], report["requests"] - report["ok"], f"{report['latency']['p99']:.1f}",
+                     f"{report['latency']['max']:.0f}"])
+        if report["ok"] != report["requests"]:
+            notice(f"{name}: {report['outcomes']}")
+    print(f"{machine()}. {options.rate} requests/s in all over two gateways, {restarts} restarts, "
+          f"clients told after {', '.join(f'{lag:g}' for lag in options.lags)} s.\n")
+    print(table(["clients", "requests", "failed", "p99 ms", "slowest ms"], rows))
+    return failed == 0 and sent >= 0.98 * options.requests and restarts >= 2
+
+
+PROTOCOLS = {
+    "HTTP/1.1": ["--protocol", "v2"], "HTTP/2": ["--protocol", "v2", "--http2"], "gRPC": ["--protocol", "v2-grpc"],
+}
+
+
+class Restarted:
+    """A gateway that is started again on the port it had."""
+
+    def __init__(self, stack: contextlib.ExitStack, **values: object):
+        self.port, self.admin = free_port(), free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self.config = configure("tidegate-rolling.yaml", self.port, admin=self.admin, **values)
+        self.start()
+        stack.callback(lambda: stop(self.process))
+
+    def start(self) -> None:
+        log = WORK / f"rolling-{self.port}.log"
+        command = [built(TIDEGATE), "serve", "--config", self.config]
+        with log.open("a") as output:
+            self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        wait_for(f"gateway {self.port}", self.process, f"http://{self.address}/v2/models/bench/ready", log)
+
+
 def digits(values: dict):
     paths = {"tidegate": built(TIDEGATE), "onnx": str(DIGITS)}
     return tidegate("tidegate-digits.yaml", **paths, **values)
@@ -138,6 +204,11 @@ def main() -> None:
     verb = verbs.add_parser("kill", help=kill.__doc__)
     verb.add_argument("--rate", type=int, default=500)
     verb.set_defaults(stage=kill)
+    verb = verbs.add_parser("rolling", help=rolling.__doc__)
+    verb.add_argument("--requests", type=int, default=100_000)
+    verb.add_argument("--rate", type=int, default=1000, help="of all protocols together")
+    verb.add_argument("--lags", type=float, nargs="*", default=[0.0, 5.0, 10.0], help="seconds from SIGTERM, in turn")
+    verb.set_defaults(stage=rolling)
     options = parser.parse_args()
     held = options.stage(options)
     print(f"\n{'held' if held else 'NOT HELD'}")

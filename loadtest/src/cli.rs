@@ -133,6 +133,10 @@ pub(crate) struct CallArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
 pub(crate) struct LimitArgs {
+    /// Open connections to the addresses in this file, one a line and in turn, read anew for each connection; the
+    /// URL then only names the host
+    #[arg(long, value_name = "FILE")]
+    pub(crate) addresses: Option<PathBuf>,
     /// Connections in all [default: 256 with HTTP/1.1, 4 with HTTP/2, one per client or request of a burst]
     #[arg(long)]
     pub(crate) connections: Option<usize>,

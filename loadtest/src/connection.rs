@@ -1,11 +1,8 @@
 //! Connections to the server under load, straight on hyper: a bounded HTTP/1.1 pool, or a few HTTP/2 connections.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 use bytes::Bytes;
@@ -20,6 +17,8 @@ use tokio::{
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
 };
+
+use crate::target::Places;
 
 /// Large enough that flow control never shapes what is measured.
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -53,8 +52,8 @@ pub(crate) enum Pool {
 }
 
 impl Pool {
-    pub(crate) fn new(version: HttpVersion, address: SocketAddr, connections: usize) -> Self {
-        let dialer = Dialer { address, opened: AtomicU64::new(0) };
+    pub(crate) fn new(version: HttpVersion, places: Places, connections: usize) -> Self {
+        let dialer = Dialer { places, opened: AtomicU64::new(0) };
         match version {
             HttpVersion::Http1 => Self::Http1(Http1Pool {
                 dialer,
@@ -85,7 +84,7 @@ impl Pool {
     ) -> Result<(Response<Incoming>, Lease<'_>), SendError> {
         match self {
             Self::Http1(pool) => pool.send(request).await,
-            Self::Http2(pool) => Ok((pool.sender().await?.send_request(request).await?, Lease::Shared)),
+            Self::Http2(pool) => Ok((pool.send(request).await?, Lease::Shared)),
         }
     }
 }
@@ -114,13 +113,14 @@ impl Lease<'_> {
 
 #[derive(Debug)]
 struct Dialer {
-    address: SocketAddr,
+    places: Places,
     opened: AtomicU64,
 }
 
 impl Dialer {
     async fn connect(&self) -> Result<TokioIo<TcpStream>, SendError> {
-        let stream = TcpStream::connect(self.address).await.map_err(SendError::Connect)?;
+        let address = self.places.next().map_err(SendError::Connect)?;
+        let stream = TcpStream::connect(address).await.map_err(SendError::Connect)?;
         stream.set_nodelay(true).map_err(SendError::Connect)?;
         self.opened.fetch_add(1, Ordering::Relaxed);
         Ok(TokioIo::new(stream))
@@ -172,6 +172,21 @@ pub(crate) struct Http2Pool {
 }
 
 impl Http2Pool {
+    /// What hyper hands back was not sent, since the server is about to close the connection: it goes to the next
+    /// one, as gRPC clients do.
+    async fn send(&self, mut request: Request<Body>) -> Result<Response<Incoming>, SendError> {
+        for _ in 0..self.connections.len() {
+            match self.sender().await?.try_send_request(request).await {
+                Ok(response) => return Ok(response),
+                Err(mut failure) => match failure.take_message() {
+                    Some(unsent) => request = unsent,
+                    None => return Err(failure.into_error().into()),
+                },
+            }
+        }
+        Ok(self.sender().await?.send_request(request).await?)
+    }
+
     async fn sender(&self) -> Result<http2::SendRequest<Body>, SendError> {
         let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.connections.len();
         let connection = self.connections.get(turn).expect("the turn is below the number of connections");

@@ -24,7 +24,7 @@ use crate::{
     record::Record,
     report::{Report, Results, Setup},
     source,
-    target::Target,
+    target::{Places, Target},
 };
 
 /// Time for all shards to be ready before the first arrival.
@@ -183,7 +183,7 @@ async fn messages(args: &RunArgs, http: HttpVersion, target: &Target) -> anyhow:
     if !input.is_empty() {
         return source::messages(&call, input, recipe);
     }
-    let pool = Pool::new(http, target.address, 1);
+    let pool = Pool::new(http, Places::new(target, args.limits.addresses.as_deref()), 1);
     let body =
         ask(&pool, *protocol, &Message::metadata(&call)?, METADATA_TIMEOUT).await.with_context(|| {
             format!("cannot read the metadata of {:?} (give --input to do without)", call.model)
@@ -205,7 +205,8 @@ async fn drive(
         .map(|index| {
             // The first shards take what does not divide evenly.
             let connections = connections / plan.shards + usize::from(index < connections % plan.shards);
-            let pool = Pool::new(http, target.address, connections);
+            let places = Places::new(target, args.limits.addresses.as_deref());
+            let pool = Pool::new(http, places, connections);
             Arc::new(Shard {
                 index,
                 plan: Arc::clone(plan),
