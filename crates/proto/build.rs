@@ -11,11 +11,12 @@ use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
-    let files = ["inference/open_inference.proto"].map(|f| root.join(f));
     println!("cargo::rerun-if-changed={}", root.display());
-    let descriptors = protox::compile(files, [&root])?;
+    let served = protox::compile([root.join("inference/open_inference.proto")], [&root])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    fs::write(out.join("descriptors.bin"), served.encode_to_vec())?;
+    tonic_prost_build::configure().bytes(".").compile_fds(served)?;
+    let internal = ["tidegate/signals.proto", "tidegate/external_scaler.proto"].map(|f| root.join(f));
+    tonic_prost_build::configure().compile_fds(protox::compile(internal, [&root])?)?;
     Ok(())
 }

@@ -16,7 +16,10 @@ pub(crate) enum Places {
     One(SocketAddr),
     /// One address a line, read for each connection and taken in turn: connections that are open stay where they
     /// are when the file changes, as they do behind a Kubernetes Service.
-    File { path: PathBuf, turn: AtomicUsize },
+    File {
+        path: PathBuf,
+        turn: AtomicUsize,
+    },
 }
 
 impl Places {

@@ -74,13 +74,27 @@ impl ColdStarts {
 
     /// The cold start to reckon with: the 90th percentile, or `assumed` until three were measured.
     pub(crate) fn lead(&self, assumed: Duration) -> Duration {
-        let enough = self.samples.len() >= NEEDED;
-        self.quantile(0.9, Duration::ZERO).filter(|_| enough).unwrap_or(assumed)
+        self.quantile(0.9, Duration::ZERO).filter(|_| self.is_believed()).unwrap_or(assumed)
+    }
+
+    /// Whether enough starts were measured to reckon with them.
+    pub(crate) fn is_believed(&self) -> bool {
+        self.samples.len() >= NEEDED
     }
 
     /// Whether any start was measured.
     pub(crate) fn measured(&self) -> bool {
         !self.samples.is_empty()
+    }
+
+    /// The last cold starts, newest last.
+    pub(crate) fn samples(&self) -> impl ExactSizeIterator<Item = Duration> {
+        self.samples.iter().copied()
+    }
+
+    /// What another process has measured.
+    pub(crate) fn restored(samples: impl IntoIterator<Item = Duration>) -> Self {
+        Self { samples: samples.into_iter().take(KEPT).collect(), ..Self::default() }
     }
 
     pub(crate) fn progress(&self, replica: &ReplicaView, lead: Duration, now: Duration) -> Progress {
@@ -99,7 +113,7 @@ impl ColdStarts {
 
     /// When a replica asked for at `created` should be ready: by the median of those starts that took longer
     /// than it has been starting already.
-    fn eta(&self, created: Duration, lead: Duration, now: Duration) -> Duration {
+    pub(crate) fn eta(&self, created: Duration, lead: Duration, now: Duration) -> Duration {
         let age = now.saturating_sub(created);
         let expected = if self.samples.is_empty() { lead.max(age) } else { self.longer_than(age) };
         created + expected

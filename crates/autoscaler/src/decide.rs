@@ -6,7 +6,7 @@ mod limit;
 mod up;
 mod zero;
 
-use std::{cmp::Ordering, time::Duration};
+use std::{cmp::Ordering, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +18,8 @@ use crate::{
     capacity::Capacity,
     demand::{self, Term, Why},
     policy::{Bounds, Policy, Slo},
-    snapshot::Snapshot,
+    schedule::{OnRequest, Scheduled},
+    snapshot::{Platform, Snapshot},
     state::State,
     view::View,
 };
@@ -43,7 +44,11 @@ pub struct Decision {
     pub limits: Vec<Limit>,
     /// When and why the model goes, or does not go, to zero.
     pub zero: Zero,
+    /// The bounds that held, as schedules change the model's own.
     pub bounds: Bounds,
+    /// What schedules say besides; `None` where there are none.
+    #[serde(default)]
+    pub schedule: Option<Scheduled>,
     pub inputs: Inputs,
 }
 
@@ -57,6 +62,9 @@ pub struct Inputs {
     pub health: Health,
     /// The cold start that was reckoned with.
     pub cold_start: Duration,
+    /// What the platform said besides.
+    #[serde(default)]
+    pub platform: Platform,
 }
 
 /// Why the wish is what it is: used alike as log field, event and label.
@@ -69,6 +77,8 @@ pub enum Reason {
     Held,
     /// More are called for, and a limit forbids them.
     Limited,
+    /// As many as somebody else has set.
+    Override,
     /// Up from zero because somebody came.
     FirstRequest,
     /// Up because of what waits.
@@ -77,10 +87,14 @@ pub enum Reason {
     Load,
     /// Up to the fewest that are allowed.
     MinReplicas,
+    /// Up to what a schedule asks for, now or soon.
+    ScheduleFloor,
     /// Up by one beside replicas that do not start.
     Replacement,
     /// Down to the most that are allowed.
     MaxReplicas,
+    /// Down to what a schedule allows.
+    ScheduleCap,
     /// Down because fewer do.
     LowLoad,
     /// Down to zero.
@@ -99,16 +113,19 @@ pub enum Direction {
 
 impl Reason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::Steady,
         Self::Held,
         Self::Limited,
+        Self::Override,
         Self::FirstRequest,
         Self::Backlog,
         Self::Load,
         Self::MinReplicas,
+        Self::ScheduleFloor,
         Self::Replacement,
         Self::MaxReplicas,
+        Self::ScheduleCap,
         Self::LowLoad,
         Self::Idle,
         Self::Unschedulable,
@@ -120,12 +137,15 @@ impl Reason {
             Self::Steady => "steady",
             Self::Held => "held",
             Self::Limited => "limited",
+            Self::Override => "override",
             Self::FirstRequest => "first_request",
             Self::Backlog => "backlog",
             Self::Load => "load",
             Self::MinReplicas => "min_replicas",
+            Self::ScheduleFloor => "schedule_floor",
             Self::Replacement => "replacement",
             Self::MaxReplicas => "max_replicas",
+            Self::ScheduleCap => "schedule_cap",
             Self::LowLoad => "low_load",
             Self::Idle => "idle",
             Self::Unschedulable => "unschedulable",
@@ -135,11 +155,16 @@ impl Reason {
     #[must_use]
     pub fn direction(self) -> Direction {
         match self {
-            Self::Steady | Self::Held | Self::Limited => Direction::Hold,
-            Self::FirstRequest | Self::Backlog | Self::Load | Self::MinReplicas | Self::Replacement => {
-                Direction::Up
+            Self::Steady | Self::Held | Self::Limited | Self::Override => Direction::Hold,
+            Self::FirstRequest
+            | Self::Backlog
+            | Self::Load
+            | Self::MinReplicas
+            | Self::ScheduleFloor
+            | Self::Replacement => Direction::Up,
+            Self::MaxReplicas | Self::ScheduleCap | Self::LowLoad | Self::Idle | Self::Unschedulable => {
+                Direction::Down
             }
-            Self::MaxReplicas | Self::LowLoad | Self::Idle | Self::Unschedulable => Direction::Down,
         }
     }
 }
@@ -163,22 +188,49 @@ pub fn decide(policy: &Policy, state: &State, snapshot: &Snapshot, now: Duration
     let zero = zero::check(&view);
     let terms = demand::terms(&view, zero);
     let called_for = demand::binding(&terms).map_or(0, |term| term.replicas);
-    let target = if matches!(zero, Zero::Due { .. }) { 0 } else { called_for };
+    let target = if zero.is_due() || refuses(&view) { 0 } else { called_for };
     let mut limits = Vec::new();
-    let to = limited(&view, &health, zero, target, &mut limits);
-    let reason = reason(&view, &terms, target, to);
-    let View { load, capacity, fleet, lead, wanted, .. } = view;
-    let inputs = Inputs { slo: policy.slo, load, capacity, fleet, health, cold_start: lead };
-    let bounds = policy.bounds;
-    Decision { at: now, from: wanted, to, reason, target, terms, limits, zero, bounds, inputs }
+    let set = overridden(&view, target, &mut limits);
+    let to = set.unwrap_or_else(|| limited(&view, &health, zero, target, &mut limits));
+    let reason = if set.is_some() { Reason::Override } else { reason(&view, zero, &terms, target, to) };
+    let View { load, capacity, fleet, lead, wanted, platform, bounds, schedule, .. } = view;
+    let platform = platform.clone();
+    let inputs = Inputs { slo: policy.slo, load, capacity, fleet, health, cold_start: lead, platform };
+    let schedule = schedule.map(|look| look.scheduled);
+    Decision { at: now, from: wanted, to, reason, target, terms, limits, zero, bounds, schedule, inputs }
+}
+
+/// At zero, where a schedule has calls refused, none of them is a reason for a replica.
+fn refuses(view: &View<'_>) -> bool {
+    view.wanted == 0 && view.off().is_some_and(|cap| cap.on_request == OnRequest::Reject)
+}
+
+/// The number that somebody else has set, as long as it stands: without bounds, they knew what they did. Zero does
+/// not stand against a request that came after it.
+fn overridden(view: &View<'_>, target: u32, limits: &mut Vec<Limit>) -> Option<u32> {
+    let manual = view.state.manual.as_ref()?;
+    let goal = view.bounds.clamp(target);
+    let by = Arc::clone(&manual.by);
+    let came = view.load.queued > 0.0 || (view.load.arrived && view.platform.changed_by.is_none());
+    if manual.to == 0 && came {
+        limit::note(limits, LimitKind::OverrideEnded { by }, 0, goal);
+        return None;
+    }
+    let kind = LimitKind::Override { by, from: manual.from, until: manual.until };
+    limit::note(limits, kind, goal, manual.to);
+    (goal != manual.to).then_some(manual.to)
 }
 
 /// Applies bounds and rules to `target`. Bounds come first, so that the rules know where to go, and last, so
 /// that no rule can leave them.
 fn limited(view: &View<'_>, health: &Health, zero: Zero, target: u32, limits: &mut Vec<Limit>) -> u32 {
-    let bounds = view.policy.bounds;
+    let bounds = view.bounds;
     let goal = bounds.clamp(target);
-    let kind = if goal > target { LimitKind::Min } else { LimitKind::Max };
+    let kind = match goal > target {
+        true => LimitKind::Min,
+        false if is_capped(view) => LimitKind::ScheduleCap,
+        false => LimitKind::Max,
+    };
     limit::note(limits, kind, target, goal);
     let goal = up::replaced(view, goal);
     let ruled = if goal < view.wanted {
@@ -189,29 +241,36 @@ fn limited(view: &View<'_>, health: &Health, zero: Zero, target: u32, limits: &m
     bounds.clamp(ruled)
 }
 
-fn reason(view: &View<'_>, terms: &[Term], target: u32, to: u32) -> Reason {
+fn is_capped(view: &View<'_>) -> bool {
+    view.schedule.as_ref().is_some_and(|look| look.scheduled.cap.is_some())
+}
+
+fn reason(view: &View<'_>, zero: Zero, terms: &[Term], target: u32, to: u32) -> Reason {
     match to.cmp(&view.wanted) {
         Ordering::Greater => reason_up(view, terms, target, to),
-        Ordering::Less => reason_down(view, target, to),
+        Ordering::Less => reason_down(view, zero, target, to),
         Ordering::Equal if target > to => Reason::Limited,
-        Ordering::Equal if view.policy.bounds.clamp(target) < to => Reason::Held,
+        Ordering::Equal if view.bounds.clamp(target) < to => Reason::Held,
         Ordering::Equal => Reason::Steady,
     }
 }
 
 fn reason_up(view: &View<'_>, terms: &[Term], target: u32, to: u32) -> Reason {
     if target <= view.wanted {
-        return if to <= view.policy.bounds.min { Reason::MinReplicas } else { Reason::Replacement };
+        return if to <= view.bounds.min { Reason::MinReplicas } else { Reason::Replacement };
     }
     match demand::binding(terms).map(|term| &term.why) {
+        Some(Why::Schedule(_)) => Reason::ScheduleFloor,
         _ if view.wanted == 0 => Reason::FirstRequest,
         Some(Why::Backlog(_)) => Reason::Backlog,
         _ => Reason::Load,
     }
 }
 
-fn reason_down(view: &View<'_>, target: u32, to: u32) -> Reason {
-    if to == view.policy.bounds.max {
+fn reason_down(view: &View<'_>, zero: Zero, target: u32, to: u32) -> Reason {
+    if zero == Zero::Off || (to == view.bounds.max && is_capped(view)) {
+        Reason::ScheduleCap
+    } else if to == view.bounds.max {
         Reason::MaxReplicas
     } else if to == 0 {
         Reason::Idle

@@ -3,6 +3,7 @@
 
 pub(crate) mod backlog;
 pub(crate) mod envelope;
+pub(crate) mod schedule;
 pub(crate) mod waiting;
 pub(crate) mod warm;
 
@@ -14,7 +15,7 @@ pub use self::{
     waiting::Waiting,
     warm::Warm,
 };
-use crate::view::View;
+use crate::{schedule::Floor, view::View};
 
 /// One reason for a number of replicas.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,11 +36,13 @@ pub enum Why {
     Waiting(Waiting),
     /// It is too early to go to zero.
     Warm(Warm),
+    /// A schedule has a floor now or soon.
+    Schedule(Floor),
 }
 
 impl Why {
     /// Every name a term can have.
-    pub const NAMES: [&'static str; 4] = ["envelope", "backlog", "waiting", "warm"];
+    pub const NAMES: [&'static str; 5] = ["envelope", "backlog", "waiting", "warm", "schedule"];
 
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -48,19 +51,21 @@ impl Why {
             Self::Backlog(_) => "backlog",
             Self::Waiting(_) => "waiting",
             Self::Warm(_) => "warm",
+            Self::Schedule(_) => "schedule",
         }
     }
 }
 
 /// Every term of the moment. At zero the past calls for nothing: only what waits does.
 pub(crate) fn terms(view: &View<'_>, zero: crate::decide::Zero) -> Vec<Term> {
-    let mut terms = Vec::with_capacity(4);
+    let mut terms = Vec::with_capacity(5);
     if view.wanted > 0 {
         terms.push(envelope::term(view));
     }
     terms.push(waiting::term(view));
     terms.push(backlog::term(view));
     terms.extend(warm::term(view, zero));
+    terms.extend(schedule::term(view));
     terms
 }
 

@@ -1,5 +1,6 @@
 //! A decision in words: one true sentence with its arithmetic, and the whole picture in a few lines.
 
+mod schedule;
 mod words;
 
 use std::{fmt::Write as _, sync::Arc, time::Duration};
@@ -11,25 +12,41 @@ use crate::{
     demand::{Backlog, Envelope, Measure, PerReplica, Term, Waiting, Why, binding},
     log::{Entry, Outcome},
     policy::Slo,
+    snapshot::Platform,
 };
 
 /// Transitions that the whole picture ends with.
 const LAST: usize = 3;
+const ROLLOUT: &str = "replicas are being exchanged for another revision";
+const CANNOT_BE_SET: &str = "the number cannot be set";
 
 /// Why the wish is what it is, in one sentence.
 #[must_use]
 pub fn sentence(decision: &Decision) -> String {
+    reasoned(decision) + &obstacles(decision)
+}
+
+fn reasoned(decision: &Decision) -> String {
     let Decision { from, to, target, bounds, .. } = decision;
     match decision.reason {
-        Reason::Steady if *to == 0 => "0: nobody asks".to_owned(),
+        Reason::Steady if *to == 0 => {
+            format!("0: {}", schedule::off(decision).unwrap_or_else(|| "nobody asks".to_owned()))
+        }
         Reason::Steady if target < to => format!("{to}: never fewer than {}", bounds.min),
         Reason::Steady => format!("{to}: {}", because(decision)),
         Reason::Held => format!("want {target}, keep {to}: {}", limiting(decision)),
         Reason::Limited => {
             format!("want {target}, have {to}: {}; {}", limiting(decision), because(decision))
         }
+        Reason::Override => {
+            let want = decision.limits.last().map_or(*target, |limit| limit.before);
+            let kept = if want < *to { "keep" } else { "have" };
+            format!("want {want}, {kept} {to}: {}", limiting(decision))
+        }
         Reason::MinReplicas => format!("{from}→{to}: never fewer than {}", bounds.min),
         Reason::MaxReplicas => format!("{from}→{to}: never more than {}", bounds.max),
+        Reason::ScheduleFloor => format!("{from}→{to}: {}{}", because(decision), so_far(decision)),
+        Reason::ScheduleCap => format!("{from}→{to}: {}", schedule::limit(decision)),
         Reason::Replacement => {
             let failed = decision.inputs.fleet.failed;
             format!(
@@ -43,9 +60,10 @@ pub fn sentence(decision: &Decision) -> String {
         Reason::FirstRequest => {
             let start = span(decision.inputs.cold_start);
             format!(
-                "{from}→{to}: first request, {}; a start takes up to {start}{}",
+                "{from}→{to}: first request, {}; a start takes up to {start}{}{}",
                 because(decision),
-                so_far(decision)
+                so_far(decision),
+                ended(decision)
             )
         }
         Reason::Backlog | Reason::Load => format!("{from}→{to}: {}{}", because(decision), so_far(decision)),
@@ -69,6 +87,10 @@ pub fn why(model: &str, latest: &Entry, log: &[Arc<Entry>], clock: &dyn Fn(Durat
         line("limit", &text)
     }));
     lines.push(line("next", &next(decision, clock)));
+    let scheduled = schedule::line(decision);
+    if !scheduled.is_empty() {
+        lines.push(line("schedule", &scheduled));
+    }
     let last = transitions(log, clock);
     if !last.is_empty() {
         lines.push(line("last", &last));
@@ -90,6 +112,7 @@ fn state(model: &str, decision: &Decision) -> String {
         (fleet.starting, "starting"),
         (fleet.unschedulable, "without a place to run"),
         (fleet.failed, "not starting"),
+        (fleet.missing, "not created"),
         (fleet.draining, "leaving"),
     ];
     for (n, what) in others.iter().filter(|(n, _)| *n > 0) {
@@ -101,7 +124,19 @@ fn state(model: &str, decision: &Decision) -> String {
     if let Some(trouble) = &fleet.trouble {
         let _ = write!(text, ": {trouble}");
     }
-    text
+    text + &platform(decision)
+}
+
+/// What the platform says besides the number, if anything.
+fn platform(decision: &Decision) -> String {
+    let Platform { rival, rollout, unheard, trouble, .. } = &decision.inputs.platform;
+    let facts = [
+        rival.as_ref().map(|rival| format!("{rival} scales it too")),
+        rollout.then(|| ROLLOUT.to_owned()),
+        unheard.map(|age| unheard_for("the platform", age)),
+        trouble.as_ref().map(|trouble| format!("{CANNOT_BE_SET}: {trouble}")),
+    ];
+    facts.into_iter().flatten().map(|fact| format!("; {fact}")).collect()
 }
 
 fn load(decision: &Decision) -> String {
@@ -150,6 +185,10 @@ fn outcome(outcome: &Outcome, clock: &dyn Fn(Duration) -> String) -> String {
         Outcome::Unchanged | Outcome::Applied => String::new(),
         Outcome::Observed => " (observed only, nothing is changed)".to_owned(),
         Outcome::Failed(error) => format!(" (not written: {error})"),
+        Outcome::Kept(words) => format!(" (not written: {words})"),
+        Outcome::ConflictingAutoscaler(rival) => {
+            format!(" (not written, ConflictingAutoscaler: {rival} scales it too)")
+        }
         Outcome::BackingOff(until) => {
             format!(" (not written: the fleet refused; again at {})", clock(*until))
         }
@@ -159,12 +198,14 @@ fn outcome(outcome: &Outcome, clock: &dyn Fn(Duration) -> String) -> String {
 fn next(decision: &Decision, clock: &dyn Fn(Duration) -> String) -> String {
     match decision.zero {
         Zero::Never => format!("never to zero: at least {}", decision.bounds.min),
-        Zero::Already => "starts with the next request".to_owned(),
+        Zero::Already | Zero::Due { .. } | Zero::Off if decision.to == 0 => {
+            schedule::asleep(decision).unwrap_or_else(|| "starts with the next request".to_owned())
+        }
+        Zero::Already => "starts now".to_owned(),
         Zero::Busy => "to zero only once nothing waits or runs".to_owned(),
         Zero::Starting => "to zero not before a replica was ready".to_owned(),
         Zero::At { at } => format!("to zero at {} if nobody comes", clock(at)),
-        Zero::Due { .. } if decision.to == 0 => "starts with the next request".to_owned(),
-        Zero::Due { .. } => format!("to zero; blocked: {}", limiting(decision)),
+        Zero::Due { .. } | Zero::Off => format!("to zero; blocked: {}", limiting(decision)),
     }
 }
 
@@ -186,6 +227,7 @@ fn because(decision: &Decision) -> String {
             Why::Backlog(backlog) => backlog_in_words(backlog, decision),
             Why::Waiting(waiting) => waiting_in_words(waiting, decision),
             Why::Warm(warm) => format!("idle for less than {}", span(warm.idle_after)),
+            Why::Schedule(floor) => schedule::floor(floor, decision.at),
         },
     }
 }
@@ -259,9 +301,31 @@ fn idle(zero: Zero) -> String {
     }
 }
 
+/// What stands between the wish and its fulfilment, besides limits.
+fn obstacles(decision: &Decision) -> String {
+    let Decision { from, to, inputs, limits, .. } = decision;
+    let mut text = String::new();
+    let missing = inputs.fleet.missing;
+    if missing > 0 && !limits.iter().any(|limit| matches!(limit.kind, LimitKind::NotCreated { .. })) {
+        let _ = write!(text, "; want {from}, have {}: {missing} not created", from.saturating_sub(missing));
+    }
+    if let Some(trouble) = inputs.platform.trouble.as_ref().filter(|_| from != to) {
+        let _ = write!(text, "; {CANNOT_BE_SET}: {trouble}");
+    }
+    text
+}
+
+/// That a request has overcome what somebody else had set.
+fn ended(decision: &Decision) -> String {
+    let ended = decision.limits.iter().find(|limit| matches!(limit.kind, LimitKind::OverrideEnded { .. }));
+    ended.map(|limit| format!("; {}", in_words(limit, decision))).unwrap_or_default()
+}
+
 /// The limit that decided last.
 fn limiting(decision: &Decision) -> String {
-    decision.limits.last().map_or_else(|| "a limit".to_owned(), |limit| in_words(limit, decision))
+    let mut limits =
+        decision.limits.iter().filter(|limit| !matches!(limit.kind, LimitKind::OverrideEnded { .. }));
+    limits.next_back().map_or_else(|| "a limit".to_owned(), |limit| in_words(limit, decision))
 }
 
 /// What kept a change from going all the way.
@@ -278,6 +342,7 @@ fn in_words(limit: &Limit, decision: &Decision) -> String {
     match &limit.kind {
         LimitKind::Min => format!("never fewer than {}", limit.after),
         LimitKind::Max => format!("never more than {}", limit.after),
+        LimitKind::ScheduleCap => schedule::limit(decision),
         LimitKind::UpPace => "at most 4 more, or twice as many, in 15 s".to_owned(),
         LimitKind::Degraded { failed, trouble } => {
             format!("{} not start{}", count(*failed, "replica does", "replicas do"), with(trouble))
@@ -285,6 +350,7 @@ fn in_words(limit: &Limit, decision: &Decision) -> String {
         LimitKind::Unschedulable { pending, trouble } => {
             format!("{pending} pending without a place to run{}", with(trouble))
         }
+        LimitKind::NotCreated { missing } => format!("{missing} of {} not created", limit.after),
         LimitKind::DownWindow { window } => {
             format!("the last {} called for {}", span(*window), limit.after)
         }
@@ -293,7 +359,7 @@ fn in_words(limit: &Limit, decision: &Decision) -> String {
         LimitKind::Consolidation => {
             format!("{} would not hold the SLO with a tenth more load", limit.before)
         }
-        LimitKind::Stale { gateway, age } => format!("{gateway} was not heard for {}", span(*age)),
+        LimitKind::Stale { gateway, age } => unheard_for(gateway, *age),
         LimitKind::NoReports => "no gateway has reported".to_owned(),
         LimitKind::Young { until } => format!("history is long enough in {}", from_now(*until)),
         LimitKind::Waiting => "a request waits for a replica to start".to_owned(),
@@ -302,5 +368,19 @@ fn in_words(limit: &Limit, decision: &Decision) -> String {
             quantity(*misses),
             quantity(*arrivals)
         ),
+        LimitKind::Rollout => ROLLOUT.to_owned(),
+        LimitKind::Unheard { age } => unheard_for("the platform", *age),
+        LimitKind::HeardAgain { until } => {
+            format!("the platform was away; all must be heard for another {}", from_now(*until))
+        }
+        LimitKind::Override { by, from, until } => {
+            let (to, left) = (limit.after, from_now(*until));
+            format!("{by} set it from {from} to {to}, which stands for another {left}")
+        }
+        LimitKind::OverrideEnded { by } => format!("that ends the {} that {by} had set", limit.before),
     }
+}
+
+fn unheard_for(whom: &str, age: Duration) -> String {
+    format!("{whom} was not heard for {}", span(age))
 }

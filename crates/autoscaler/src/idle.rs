@@ -10,7 +10,7 @@ const LONGEST: Duration = Duration::from_secs(3600);
 /// Gaps between requests that are at least this long are kept: shorter ones say nothing about ten minutes.
 const GAP: Duration = Duration::from_secs(60);
 /// Gaps needed before they are believed.
-const GAPS_NEEDED: u32 = 50;
+pub(crate) const GAPS_NEEDED: u32 = 50;
 /// Gaps kept at full weight; past this all are halved, so that the recent ones count more.
 const GAPS_MOST: u32 = 1000;
 /// Width and number of buckets; the last one holds everything longer.
@@ -35,6 +35,21 @@ impl Idle {
         if let Some(gap) = gap.filter(|gap| *gap >= GAP) {
             self.count(gap);
         }
+    }
+
+    /// Gaps by length, without the empty end.
+    pub(crate) fn gaps(&self) -> &[u32] {
+        let filled = self.gaps.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1);
+        self.gaps.get(..filled).unwrap_or_default()
+    }
+
+    /// What another process has seen.
+    pub(crate) fn restored(gaps: &[u32], busy_at: Option<Duration>) -> Self {
+        let mut gaps: Vec<u32> = gaps.iter().take(BUCKETS).map(|count| *count.min(&GAPS_MOST)).collect();
+        if !gaps.is_empty() {
+            gaps.resize(BUCKETS, 0);
+        }
+        Self { busy_at, gaps }
     }
 
     /// The shortest idle time, 10 to 60 minutes, after which a request within `lead` is improbable.

@@ -7,7 +7,8 @@
 //! in words.
 //!
 //! Every time in here is a [`Duration`](std::time::Duration) since one epoch that the caller chooses, so that a
-//! decision can be replayed from what was recorded. Nothing here reads a wall clock.
+//! decision can be replayed from what was recorded. Nothing here reads a wall clock. Schedules
+//! follow calendars: for a policy that has some the epoch is the Unix epoch.
 
 pub mod capacity;
 mod coldstart;
@@ -17,9 +18,11 @@ pub mod explain;
 pub mod fleet;
 mod idle;
 pub mod log;
+mod manual;
 mod metrics;
 pub mod policy;
 pub mod reconcile;
+pub mod schedule;
 mod signals;
 pub mod snapshot;
 pub mod state;

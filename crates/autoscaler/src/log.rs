@@ -29,6 +29,11 @@ pub enum Outcome {
     Applied,
     /// Not written: the model is only observed.
     Observed,
+    /// Not written: another autoscaler, of this kind and name, has the same object.
+    ConflictingAutoscaler(Arc<str>),
+    /// Not written, for this reason: replicas that were to go cannot be spared just now, or nobody knows how many
+    /// there are.
+    Kept(Arc<str>),
     /// Not written: the fleet refused, with this error.
     Failed(Arc<str>),
     /// Not written: the fleet refused a moment ago, and is left alone until this time.

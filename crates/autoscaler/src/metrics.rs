@@ -54,7 +54,7 @@ impl Metrics {
         let fleet = &decision.inputs.fleet;
         self.desired.set(f64::from(decision.to));
         self.ready.set(f64::from(fleet.ready));
-        self.pending.set(f64::from(fleet.starting + fleet.unschedulable + fleet.failed));
+        self.pending.set(f64::from(fleet.starting + fleet.unschedulable + fleet.failed + fleet.missing));
         for (name, gauge) in &self.terms {
             let term = decision.terms.iter().find(|term| term.why.name() == *name);
             gauge.set(term.map_or(0.0, |term| f64::from(term.replicas)));

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::schedule::Schedule;
+
 /// Longest memory of the way down: the highest target of this long is kept.
 const DOWN_WINDOW: Duration = Duration::from_secs(300);
 /// Shortest memory of the way down, whatever `idleAfter` says.
@@ -27,6 +29,9 @@ pub struct Policy {
     pub idle_after: IdleAfter,
     pub mode: Mode,
     pub assumed: Assumed,
+    /// Windows with other bounds; see [`crate::schedule`].
+    #[serde(default)]
+    pub schedules: Vec<Schedule>,
 }
 
 /// Fewest and most replicas; `min` is not above `max`.
@@ -119,6 +124,7 @@ mod tests {
             idle_after,
             mode: Mode::Enforce,
             assumed: Assumed::default(),
+            schedules: Vec::new(),
         }
     }
 

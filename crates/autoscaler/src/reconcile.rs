@@ -1,25 +1,35 @@
 //! The loop: observe → decide → actuate, each second and at once when a request finds no replica.
 
+mod number;
+mod sight;
+mod withdrawal;
+
 use std::{
     future::Future,
+    ops::ControlFlow,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use tokio::{
     sync::watch,
-    time::{Instant, MissedTickBehavior, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
+use self::{
+    number::Number,
+    sight::{is_hindered, platform, seen, staying},
+    withdrawal::{Terms, Withdrawal},
+};
 use crate::{
-    decide::{Decision, decide},
-    fleet::{Fleet, Phase, Replica, ScaleError},
+    decide::{Decision, Load, Reason, decide},
+    fleet::{Fleet, Phase, Replica, ReplicaId, ScaleError, Target},
     log::{Entry, Log, Outcome},
     metrics::Metrics,
     policy::{Mode, Policy},
-    snapshot::{FleetView, GatewayView, ReplicaView, Snapshot},
-    state::State,
+    snapshot::{FleetView, GatewayView, Snapshot},
+    state::{Digest, State},
 };
 
 const TICK: Duration = Duration::from_secs(1);
@@ -28,9 +38,9 @@ const WAKES_PER_TICK: u8 = 10;
 /// How long the first request at zero is alone before it is acted upon: those that come with it are then seen,
 /// and one write serves them all.
 const GATHER: Duration = Duration::from_millis(5);
-/// Longest a write to the fleet may take.
+/// Longest a write to the fleet may take, with the agreement of the gateways before it.
 const WRITE: Duration = Duration::from_secs(10);
-/// First and longest pause after a write that failed.
+/// First and longest pause after a write that failed. Where it is known why none can succeed, the longest.
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// Where signals come from.
@@ -40,6 +50,28 @@ pub trait Source: Send + Sync + 'static {
 
     /// Every gateway known, with its newest report; `now` is the time to put into a report taken here and now.
     fn gateways(&self, now: Duration) -> Vec<GatewayView>;
+
+    /// Has every gateway send nothing more to `replicas`, and returns once each has agreed. With `quiet` they must
+    /// also have nothing waiting or running: those replicas are the last ones. An error says in words why the
+    /// replicas should stay; the gateways then go on as before, and nothing is to be restored. May be dropped at any
+    /// time; [`restore`](Self::restore) then follows. By default nothing is needed: a fleet that drains its replicas
+    /// itself.
+    fn withdraw(
+        &self,
+        replicas: &[ReplicaId],
+        quiet: bool,
+    ) -> impl Future<Output = Result<(), Arc<str>>> + Send {
+        let _ = (replicas, quiet);
+        async { Ok(()) }
+    }
+
+    /// Takes the last withdrawal back, if it was agreed to or is not ended yet: its replicas stay.
+    fn restore(&self) {}
+
+    /// Tells the gateways what was decided and what to expect.
+    fn tell(&self, decision: &Decision, outlook: &Outlook) {
+        let _ = (decision, outlook);
+    }
 }
 
 /// How the times of decisions relate to this process: `start` is `offset` after their epoch.
@@ -85,6 +117,10 @@ pub enum Outlook {
     Failed {
         trouble: Option<Arc<str>>,
     },
+    /// None is to be started now: a schedule allows none, and calls do not wake.
+    Off {
+        until: Option<Instant>,
+    },
 }
 
 /// What others may read while the loop runs.
@@ -101,6 +137,22 @@ impl Handle {
     pub fn saved(&self) -> String {
         lock(&self.state).to_json()
     }
+
+    /// What was learned, in little room, for [`State::from_digest`] in another process.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        lock(&self.state).digest()
+    }
+}
+
+/// Why a loop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Stopped,
+    /// The fleet has refused a write because this process does not lead any more. Whoever leads runs a loop of
+    /// its own; when that is this process again, it needs a new one.
+    Deposed,
 }
 
 /// The loop of one model.
@@ -111,14 +163,17 @@ pub struct Reconciler<F, S> {
     policy: watch::Receiver<Arc<Policy>>,
     clock: Clock,
     replicas: watch::Receiver<Arc<[Replica]>>,
+    target: watch::Receiver<Target>,
     state: Arc<Mutex<State>>,
     log: Log,
     outlook: watch::Sender<Outlook>,
     metrics: Metrics,
     model: Arc<str>,
-    /// What the fleet was last asked for.
-    wish: u32,
+    number: Number,
+    /// The target as the present decision saw it.
+    seen: Target,
     pause: Pause,
+    kept: Option<Kept>,
 }
 
 /// The time in which the fleet is left alone after it refused.
@@ -126,6 +181,22 @@ pub struct Reconciler<F, S> {
 struct Pause {
     until: Option<Duration>,
     last: Duration,
+}
+
+/// Why replicas could not be spared, and until when they are not asked for again: the gateways would otherwise
+/// withdraw and restore them for ever.
+#[derive(Debug)]
+struct Kept {
+    words: Arc<str>,
+    until: Duration,
+    pause: Duration,
+}
+
+/// Why a smaller wish was not written.
+#[derive(Debug)]
+enum Unshrunk {
+    Kept(Arc<str>),
+    Refused(ScaleError),
 }
 
 impl<F: Fleet, S: Source> Reconciler<F, S> {
@@ -138,41 +209,59 @@ impl<F: Fleet, S: Source> Reconciler<F, S> {
         clock: Clock,
         state: State,
     ) -> (Self, Handle) {
-        let replicas = fleet.replicas();
-        let wish = staying(&replicas.borrow());
-        let (outlook, seen) = watch::channel(Outlook::default());
+        let (replicas, target) = (fleet.replicas(), fleet.target());
+        let seen = target.borrow().clone();
+        let number = Number::new(&seen, staying(&replicas.borrow()));
+        let (outlook, outlook_seen) = watch::channel(Outlook::default());
         let state = Arc::new(Mutex::new(state));
         let log = Log::default();
-        let handle = Handle { log: log.clone(), outlook: seen, state: Arc::clone(&state) };
+        let handle = Handle { log: log.clone(), outlook: outlook_seen, state: Arc::clone(&state) };
         let metrics = Metrics::new(&model);
-        let pause = Pause::default();
-        let this =
-            Self { fleet, source, policy, clock, replicas, state, log, outlook, metrics, model, wish, pause };
+        let this = Self {
+            fleet,
+            source,
+            policy,
+            clock,
+            replicas,
+            target,
+            state,
+            log,
+            outlook,
+            metrics,
+            model,
+            number,
+            seen,
+            pause: Pause::default(),
+            kept: None,
+        };
         (this, handle)
     }
 
-    /// Runs until `stop`. The replicas are left as they are.
-    pub async fn run(mut self, stop: CancellationToken) {
+    /// Runs until `stop`, or until this process does not lead any more. The replicas are left as they are.
+    pub async fn run(mut self, stop: CancellationToken) -> Ended {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut fleet = self.replicas.clone();
+        let (mut fleet, mut target) = (self.replicas.clone(), self.target.clone());
         let mut wakes = WAKES_PER_TICK;
         loop {
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return Ended::Stopped,
                 _ = tick.tick() => wakes = WAKES_PER_TICK,
                 () = self.woken(), if wakes > 0 && self.listens() => wakes -= 1,
                 Ok(()) = fleet.changed(), if wakes > 0 => wakes -= 1,
+                Ok(()) = target.changed(), if wakes > 0 => wakes -= 1,
             }
-            if stop.run_until_cancelled(self.step()).await.is_none() {
-                return;
+            match stop.run_until_cancelled(self.step()).await {
+                None => return Ended::Stopped,
+                Some(ControlFlow::Break(ended)) => return ended,
+                Some(ControlFlow::Continue(())) => {}
             }
         }
     }
 
     /// Whether a request that finds no replica should be acted upon before the next tick.
     fn listens(&self) -> bool {
-        self.wish == 0 && self.pause.until.is_none_or(|until| self.clock.now() >= until)
+        self.number.wish() == 0 && self.pause.until.is_none_or(|until| self.clock.now() >= until)
     }
 
     async fn woken(&self) {
@@ -180,20 +269,36 @@ impl<F: Fleet, S: Source> Reconciler<F, S> {
         tokio::time::sleep(GATHER).await;
     }
 
-    async fn step(&mut self) {
+    async fn step(&mut self) -> ControlFlow<Ended> {
         let now = self.clock.now();
         let policy = Arc::clone(&self.policy.borrow());
         let snapshot = self.look(now);
         let decision = self.decide(&policy, &snapshot, now);
-        let outcome = self.actuate(&policy, &decision, &snapshot).await;
-        self.foresee(&decision);
+        let result = self.actuate(&policy, &decision, &snapshot).await;
+        let deposed = matches!(result, Err(ScaleError::Deposed));
+        let outcome = result.unwrap_or_else(|error| self.refused(&error, &decision));
         self.metrics.decided(&decision, &outcome);
-        self.tell(Entry { decision, outcome });
+        if deposed {
+            self.note(Entry { decision, outcome });
+            return ControlFlow::Break(Ended::Deposed);
+        }
+        self.foresee(&decision);
+        self.note(Entry { decision, outcome });
+        ControlFlow::Continue(())
     }
 
-    fn look(&self, now: Duration) -> Snapshot {
+    fn look(&mut self, now: Duration) -> Snapshot {
+        let target = self.target.borrow_and_update().clone();
+        let changed_by = self.number.follow(&target, Instant::now());
+        if is_hindered(&self.seen) && !is_hindered(&target) {
+            // What was decided meanwhile may be written at once.
+            self.pause = Pause::default();
+        }
+        let platform = platform(&target, changed_by, now, &self.clock);
+        self.seen = target;
         let replicas = self.replicas.borrow().iter().map(|r| seen(r, &self.clock)).collect();
-        Snapshot { gateways: self.source.gateways(now), fleet: FleetView { wanted: self.wish, replicas } }
+        let fleet = FleetView { wanted: self.number.wish(), replicas, platform };
+        Snapshot { gateways: self.source.gateways(now), fleet }
     }
 
     fn decide(&self, policy: &Policy, snapshot: &Snapshot, now: Duration) -> Decision {
@@ -204,42 +309,128 @@ impl<F: Fleet, S: Source> Reconciler<F, S> {
         decision
     }
 
-    async fn actuate(&mut self, policy: &Policy, decision: &Decision, snapshot: &Snapshot) -> Outcome {
-        if decision.to == self.wish {
-            return Outcome::Unchanged;
+    async fn actuate(
+        &mut self,
+        policy: &Policy,
+        decision: &Decision,
+        snapshot: &Snapshot,
+    ) -> Result<Outcome, ScaleError> {
+        let (to, wish) = (decision.to, self.number.wish());
+        if to >= wish {
+            self.kept = None;
         }
-        if policy.mode == Mode::Observe {
-            return Outcome::Observed;
+        if let Some(outcome) = self.rest(policy.mode, decision) {
+            return Ok(outcome);
+        }
+        if to > wish {
+            self.write(to, &[], Instant::now() + WRITE).await?;
+            return Ok(self.written(to));
+        }
+        match self.shrink(decision, snapshot).await {
+            Ok(()) => Ok(self.written(to)),
+            Err(Unshrunk::Kept(words)) => Ok(self.keep(words)),
+            Err(Unshrunk::Refused(error)) => Err(error),
+        }
+    }
+
+    /// Why nothing is written, if nothing is to be.
+    fn rest(&self, mode: Mode, decision: &Decision) -> Option<Outcome> {
+        let unchanged = decision.to == self.number.wish();
+        if mode == Mode::Observe {
+            return Some(if unchanged { Outcome::Unchanged } else { Outcome::Observed });
+        }
+        if let Some(rival) = &self.seen.rival {
+            return Some(Outcome::ConflictingAutoscaler(Arc::clone(rival)));
+        }
+        if unchanged {
+            return Some(Outcome::Unchanged);
+        }
+        if self.seen.replicas.is_none() && self.seen.unheard_since.is_some() {
+            return Some(Outcome::Kept("it is not known yet how many are asked for".into()));
         }
         if let Some(until) = self.pause.until.filter(|until| decision.at < *until) {
-            return Outcome::BackingOff(until);
+            return Some(Outcome::BackingOff(until));
         }
-        let victims = if decision.to < self.wish { snapshot.victims() } else { Vec::new() };
-        match timeout(WRITE, self.fleet.scale(decision.to, &victims)).await {
-            Ok(Ok(())) => self.written(decision.to),
-            Ok(Err(error)) => self.refused(&error, decision.at),
-            Err(_) => self.refused(&ScaleError::Unavailable("it did not answer in time".into()), decision.at),
+        let kept = self.kept.as_ref().filter(|kept| self.clock.now() < kept.until)?;
+        Some(Outcome::Kept(Arc::clone(&kept.words)))
+    }
+
+    /// Writes a smaller wish once no gateway uses the replicas that go. If it comes to nothing they are restored.
+    async fn shrink(&self, decision: &Decision, snapshot: &Snapshot) -> Result<(), Unshrunk> {
+        let to = decision.to;
+        let until = Instant::now() + WRITE;
+        let leaving = snapshot.leaving(to);
+        let mut withdrawal = None;
+        if to == 0 || !leaving.is_empty() {
+            let agreed = Withdrawal::agree(&self.source, &leaving, Terms::of(decision)).await;
+            withdrawal = Some(agreed.map_err(Unshrunk::Kept)?);
+            self.still_fits(to, leaving.len())?;
         }
+        self.write(to, &snapshot.victims(), until).await.map_err(Unshrunk::Refused)?;
+        if let Some(withdrawal) = withdrawal {
+            withdrawal.fulfilled();
+        }
+        Ok(())
+    }
+
+    /// Whether, after the gateways have agreed, `to` replicas still means that no more than `withdrawn` ready ones
+    /// go, and nobody else had a hand in it.
+    fn still_fits(&self, to: u32, withdrawn: usize) -> Result<(), Unshrunk> {
+        let replicas = self.replicas.borrow();
+        let unready = replicas.iter().filter(|r| matches!(r.phase, Phase::Pending | Phase::Starting)).count();
+        let going = staying(&replicas).saturating_sub(to) as usize;
+        if going.saturating_sub(unready) > withdrawn {
+            return Err(Unshrunk::Kept("a replica has become ready meanwhile".into()));
+        }
+        if *self.target.borrow() != self.seen {
+            return Err(Unshrunk::Kept("the platform has news".into()));
+        }
+        Ok(())
+    }
+
+    async fn write(&self, to: u32, victims: &[ReplicaId], until: Instant) -> Result<(), ScaleError> {
+        let late = |_| ScaleError::Unavailable("it did not answer in time".into());
+        timeout_at(until, self.fleet.scale(to, victims)).await.map_err(late)?
     }
 
     fn written(&mut self, wish: u32) -> Outcome {
-        self.wish = wish;
+        self.number.written(wish, Instant::now());
         self.pause = Pause::default();
+        self.kept = None;
         Outcome::Applied
     }
 
+    /// The replicas stay. They are asked for again at the next decision, and then at growing intervals.
+    fn keep(&mut self, words: Arc<str>) -> Outcome {
+        let pause = match &self.kept {
+            None => Duration::ZERO,
+            Some(kept) => (kept.pause * 2).clamp(BACK_OFF.0, BACK_OFF.1),
+        };
+        let until = self.clock.now() + pause;
+        self.kept = Some(Kept { words: Arc::clone(&words), until, pause });
+        Outcome::Kept(words)
+    }
+
     /// The fleet is left alone for a while; what is then written is what is then decided.
-    fn refused(&mut self, error: &ScaleError, at: Duration) -> Outcome {
-        if matches!(error, ScaleError::Conflict) {
-            self.wish = staying(&self.replicas.borrow());
+    fn refused(&mut self, error: &ScaleError, decision: &Decision) -> Outcome {
+        match error {
+            ScaleError::Conflict => self.number.corrected(staying(&self.replicas.borrow())),
+            ScaleError::Unavailable(_) => self.number.lost(decision.to, Instant::now()),
+            ScaleError::Fixed | ScaleError::Deposed => {}
         }
-        self.pause.last = (self.pause.last * 2).clamp(BACK_OFF.0, BACK_OFF.1);
-        self.pause.until = Some(at + self.pause.last);
+        let hopeless = self.seen.trouble.is_some();
+        let pause = if hopeless { BACK_OFF.1 } else { self.pause.last * 2 };
+        self.pause.last = pause.clamp(BACK_OFF.0, BACK_OFF.1);
+        self.pause.until = Some(decision.at + self.pause.last);
         Outcome::Failed(error.to_string().into())
     }
 
     fn foresee(&self, decision: &Decision) {
-        let outlook = outlook(decision, self.wish, &self.clock);
+        let outlook = match self.refuses(decision) {
+            Some(until) => Outlook::Off { until: until.map(|at| self.clock.instant(at)) },
+            None => outlook(decision, self.number.wish(), &self.clock),
+        };
+        self.source.tell(decision, &outlook);
         self.outlook.send_if_modified(|before| {
             let news = *before != outlook;
             *before = outlook;
@@ -247,10 +438,25 @@ impl<F: Fleet, S: Source> Reconciler<F, S> {
         });
     }
 
-    fn tell(&self, entry: Entry) {
+    /// Until when a schedule has calls refused; the inner `None`: longer than is known. What was admitted before
+    /// and waits for a replica that starts is waited for, and where others set the number they are not gainsaid.
+    fn refuses(&self, decision: &Decision) -> Option<Option<Duration>> {
+        let cap = decision.schedule.as_ref()?.refuses()?;
+        let others = self.seen.rival.is_some() || (decision.reason == Reason::Override && decision.to > 0);
+        if others || self.policy.borrow().mode == Mode::Observe {
+            return None;
+        }
+        let Load { oldest, .. } = decision.inputs.load;
+        let starting = decision.inputs.fleet.ready == 0 && self.number.wish() > 0;
+        let awaited = starting && cap.is_younger_than(oldest, decision.at);
+        (!awaited).then_some(cap.until)
+    }
+
+    fn note(&self, entry: Entry) {
         let entry = Arc::new(entry);
         let Entry { decision, outcome } = &*entry;
-        if self.log.push(Arc::clone(&entry)) && decision.from != decision.to {
+        let moved = decision.from != decision.to || decision.inputs.platform.changed_by.is_some();
+        if self.log.push(Arc::clone(&entry)) && moved {
             let sentence = crate::explain::sentence(decision);
             tracing::info!(model = %self.model, reason = decision.reason.as_str(), ?outcome, "{sentence}");
         }
@@ -261,28 +467,14 @@ fn outlook(decision: &Decision, wish: u32, clock: &Clock) -> Outlook {
     let fleet = &decision.inputs.fleet;
     if fleet.ready > 0 {
         Outlook::Ready
+    } else if let Some(trouble) = &decision.inputs.platform.trouble {
+        Outlook::Failed { trouble: Some(Arc::clone(trouble)) }
     } else if wish == 0 {
         Outlook::Asleep
     } else if fleet.failed > 0 {
         Outlook::Failed { trouble: fleet.trouble.clone() }
     } else {
         Outlook::Starting { eta: fleet.first_ready.map(|at| clock.instant(at)) }
-    }
-}
-
-/// Replicas that are not on their way out.
-fn staying(replicas: &[Replica]) -> u32 {
-    replicas.iter().filter(|replica| replica.phase != Phase::Draining).count() as u32
-}
-
-fn seen(replica: &Replica, clock: &Clock) -> ReplicaView {
-    ReplicaView {
-        id: Arc::clone(&replica.id),
-        phase: replica.phase,
-        created: clock.time(replica.created),
-        ready_since: replica.ready_since.map(|at| clock.time(at)),
-        restarts: replica.restarts,
-        trouble: replica.trouble.clone(),
     }
 }
 

@@ -103,6 +103,12 @@ impl Signals {
         self.learned
     }
 
+    /// What another process has learned.
+    pub(crate) fn restored(learned: Option<LatencyModel>) -> Self {
+        let learned = learned.filter(|model| model.samples >= SAMPLES_NEEDED);
+        Self { learned, ..Self::default() }
+    }
+
     /// Whether calls are merged, and how many a replica may have, as far as any gateway knows.
     pub(crate) fn merges(&self) -> bool {
         self.best().or(self.learned).is_some_and(|model| model.max_batch_rows > 1)

@@ -90,6 +90,27 @@ pub struct FleetView {
     /// The number last asked for.
     pub wanted: u32,
     pub replicas: Vec<ReplicaView>,
+    #[serde(default)]
+    pub platform: Platform,
+}
+
+/// What the platform says of the number of replicas besides the number; see [`crate::fleet::Target`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Platform {
+    /// The number stands outside of this process: others may set it and may have led before, and replicas appear
+    /// some time after it was set.
+    #[serde(default)]
+    pub shared: bool,
+    /// Who has set the number to `wanted` since the last look, if it was not us.
+    pub changed_by: Option<Arc<str>>,
+    /// Another autoscaler of the same object, by kind and name.
+    pub rival: Option<Arc<str>>,
+    /// Replicas are being exchanged for those of another revision.
+    pub rollout: bool,
+    /// How long the platform has not been heard; `None`: it is heard.
+    pub unheard: Option<Duration>,
+    /// Why the number cannot be set at all, in words.
+    pub trouble: Option<Arc<str>>,
 }
 
 /// One replica; see [`crate::fleet::Replica`].
@@ -103,6 +124,13 @@ pub struct ReplicaView {
     pub trouble: Option<Arc<str>>,
 }
 
+impl FleetView {
+    /// Replicas that are not on their way out.
+    pub(crate) fn staying(&self) -> u32 {
+        self.replicas.iter().filter(|replica| replica.phase != Phase::Draining).count() as u32
+    }
+}
+
 impl Snapshot {
     /// The ready replicas in the order in which they should go: least calls in flight first, and of equals the
     /// youngest, whose loss costs the least warm memory.
@@ -112,6 +140,17 @@ impl Snapshot {
         ready
             .sort_by_cached_key(|r| (self.in_flight(&r.id), std::cmp::Reverse(r.created), Arc::clone(&r.id)));
         ready.into_iter().map(|r| Arc::clone(&r.id)).collect()
+    }
+
+    /// Those of [`victims`](Self::victims) that go if only `to` are wished for: replicas that are not ready go
+    /// before them.
+    #[must_use]
+    pub fn leaving(&self, to: u32) -> Vec<Arc<str>> {
+        let mut victims = self.victims();
+        let staying = self.fleet.staying() as usize;
+        let unready = staying - victims.len();
+        victims.truncate(staying.saturating_sub(to as usize).saturating_sub(unready));
+        victims
     }
 
     fn in_flight(&self, replica: &str) -> u64 {
@@ -152,9 +191,14 @@ mod tests {
         ];
         let snapshot = Snapshot {
             gateways: vec![gateway(&[("busy", 1), ("old", 1)]), gateway(&[("busy", 3), ("young", 1)])],
-            fleet: FleetView { wanted: 3, replicas },
+            fleet: FleetView { wanted: 3, replicas, ..FleetView::default() },
         };
         let victims: Vec<_> = snapshot.victims().iter().map(ToString::to_string).collect();
         assert_eq!(victims, ["young", "old", "busy"]);
+        let leaving = |to| snapshot.leaving(to).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert!(leaving(4).is_empty());
+        assert!(leaving(3).is_empty(), "the one that starts goes first");
+        assert_eq!(leaving(2), ["young"]);
+        assert_eq!(leaving(0), ["young", "old", "busy"]);
     }
 }

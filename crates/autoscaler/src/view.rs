@@ -1,7 +1,7 @@
 //! Policy, memory and snapshot brought together for one decision: the load, what a replica can take, and where
 //! the fleet stands.
 
-use std::{sync::Arc, time::Duration};
+use std::{iter, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,13 +9,16 @@ use crate::{
     capacity::{Basis, Capacity, Unit},
     coldstart::Progress,
     demand::{Envelope, envelope},
-    policy::{IdleAfter, Policy},
-    snapshot::{FleetView, Gauges, ReplicaView, Snapshot},
-    state::State,
+    policy::{Bounds, IdleAfter, Policy},
+    schedule::{Cap, Lead, Look, OnRequest},
+    snapshot::{FleetView, Gauges, Platform, ReplicaView, Snapshot},
+    state::{Missing, State},
 };
 
 /// Seconds of the mean rates that say what a request is like.
 const MEAN_SECONDS: usize = 60;
+/// Replicas not listed yet whose readiness is reckoned one by one: others may set any number.
+const ETAS_MOST: u32 = 1000;
 
 /// Everything the demand terms and the rules look at.
 #[derive(Debug)]
@@ -24,6 +27,10 @@ pub(crate) struct View<'a> {
     pub(crate) state: &'a State,
     pub(crate) now: Duration,
     pub(crate) wanted: u32,
+    pub(crate) platform: &'a Platform,
+    /// The policy's, as schedules change them.
+    pub(crate) bounds: Bounds,
+    pub(crate) schedule: Option<Look>,
     pub(crate) lead: Duration,
     pub(crate) load: Load,
     pub(crate) capacity: Capacity,
@@ -64,6 +71,9 @@ pub struct Standing {
     /// Do not start.
     pub failed: u32,
     pub draining: u32,
+    /// Wished for, and not there although they should be by now.
+    #[serde(default)]
+    pub missing: u32,
     /// When the first of those that start should be ready, by the starts that were measured.
     pub first_ready: Option<Duration>,
     /// What is wrong with the first replica that is in trouble.
@@ -78,14 +88,39 @@ impl<'a> View<'a> {
         let horizon =
             policy.horizon(lead).min(now.saturating_sub(state.life.woke)).max(Duration::from_secs(10));
         let load = load(state, capacity.unit, now, policy.horizon(lead));
-        let envelope = envelope::measure(&state.signals.window, &capacity, now, horizon);
-        let wanted = snapshot.fleet.wanted;
-        Self { policy, state, now, wanted, lead, load, capacity, fleet, etas, envelope }
+        let seen = envelope::measure(&state.signals.window, &capacity, now, horizon);
+        let past = state.past.as_ref();
+        let envelope = past.map_or(seen, |past| past.or_higher(seen, capacity.unit, now));
+        let FleetView { wanted, platform, .. } = &snapshot.fleet;
+        let believed = state.starts.is_believed();
+        let start = if believed { Lead::Measured(lead) } else { Lead::Assumed(lead) };
+        let schedule = state.agenda.look(policy, start, now);
+        let bounds = schedule.as_ref().map_or(policy.bounds, |look| bounds(look, *wanted));
+        Self {
+            policy,
+            state,
+            now,
+            wanted: *wanted,
+            platform,
+            bounds,
+            schedule,
+            lead,
+            load,
+            capacity,
+            fleet,
+            etas,
+            envelope,
+        }
     }
 
     /// Whether anything waits or runs now.
     pub(crate) fn busy(&self) -> bool {
         self.load.queued + self.load.in_flight > 0.0
+    }
+
+    /// The cap of a schedule that allows no replica now.
+    pub(crate) fn off(&self) -> Option<&Cap> {
+        self.schedule.as_ref()?.scheduled.off()
     }
 
     /// No replica is wished for and nobody asks for one.
@@ -113,6 +148,17 @@ impl<'a> View<'a> {
             }
         }
     }
+}
+
+/// The bounds of the moment. Where a schedule allows no replica one may be there all the same: for whoever calls,
+/// or, where calls are refused, to finish what was admitted before.
+fn bounds(look: &Look, wanted: u32) -> Bounds {
+    let max = match look.scheduled.off().map(|cap| cap.on_request) {
+        None => look.bounds.max,
+        Some(OnRequest::Wake) => 1,
+        Some(OnRequest::Reject) => wanted.min(1),
+    };
+    Bounds { max, ..look.bounds }
 }
 
 /// The next whole number of replicas.
@@ -164,6 +210,17 @@ fn standing(state: &State, fleet: &FleetView, lead: Duration, now: Duration) -> 
         if let Progress::Starting { eta } = progress {
             etas.push(eta);
         }
+    }
+    let missing = fleet.wanted.saturating_sub(fleet.staying());
+    match state.life.missing(now) {
+        // What was asked for a moment ago is counted on as if it were listed already.
+        Some(Missing::Expected { since }) => {
+            standing.starting = standing.starting.saturating_add(missing);
+            let eta = state.starts.eta(since, lead, now);
+            etas.extend(iter::repeat_n(eta, missing.min(ETAS_MOST) as usize));
+        }
+        Some(Missing::Overdue) => standing.missing = missing,
+        None => {}
     }
     etas.sort_unstable();
     standing.first_ready = etas.first().copied().filter(|_| state.starts.measured());

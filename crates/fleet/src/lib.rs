@@ -1,12 +1,14 @@
-//! Where replicas run: as child processes of this one ([`process`]), or at fixed addresses ([`static_addresses`],
-//! so named because `static` is a keyword). Both learn readiness from a [`probe`] that the caller provides, so
-//! that nothing here speaks HTTP or gRPC. [`launch`] is the other half of [`process`]: it runs in the child.
+//! Where replicas run: as child processes of this one ([`process`]), at fixed addresses ([`static_addresses`], so
+//! named because `static` is a keyword), or as pods of a cluster ([`kubernetes`]). All learn readiness from a
+//! [`probe`] that the caller provides, so that nothing here speaks the models' HTTP or gRPC. [`launch`] is the
+//! other half of [`process`]: it runs in the child.
 
 use std::sync::Arc;
 
 use autoscaler::fleet::{Fleet, Replica, ReplicaId, ScaleError};
 use tokio::sync::watch;
 
+pub mod kubernetes;
 pub mod launch;
 pub mod probe;
 pub mod process;
@@ -14,7 +16,7 @@ pub mod static_addresses;
 
 pub use self::{process::ProcessFleet, static_addresses::StaticFleet};
 
-/// A fleet of either kind, for whoever learns the kind from a config file. Cheap to clone.
+/// A fleet that runs without a cluster, for whoever learns the kind from a config file. Cheap to clone.
 #[derive(Clone, Debug)]
 pub enum AnyFleet {
     Process(ProcessFleet),

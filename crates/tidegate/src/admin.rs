@@ -175,6 +175,10 @@ fn route(admin: &Admin, pulse: &Pulse, request: &Request<Incoming>) -> Response<
         "/" => text(StatusCode::OK, "text/html; charset=utf-8", PAGE.into()),
         "/livez" if pulse.is_alive() => plain(StatusCode::OK, "ok\n"),
         "/livez" => plain(StatusCode::SERVICE_UNAVAILABLE, "the data path has not run for 10 s\n"),
+        "/readyz" if !admin.registry.is_known() => plain(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the cluster has not told yet which models and replicas there are\n",
+        ),
         "/readyz" if admin.gateway.is_ready() => plain(StatusCode::OK, "ok\n"),
         "/readyz" => plain(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
         "/metrics" => text(StatusCode::OK, "text/plain; version=0.0.4", admin.metrics.render()),

@@ -1,5 +1,6 @@
 //! The command line: one file for each verb.
 
+pub(crate) mod check;
 mod client;
 pub(crate) mod config;
 pub(crate) mod demo;

@@ -3,15 +3,18 @@
 //!
 //! [`source`] reads the text, [`yaml`] makes it a located tree, [`section`] walks that by the table of [`keys`],
 //! [`read`] takes the values out and [`check`] compares them with each other. What this version cannot do is
-//! refused here, so a [`Config`] never asks for it.
+//! refused here, so a [`Config`] never asks for it. `Model` resources come the same way by [`resource`], after what
+//! [`crd`] lets an API server accept.
 
 mod changes;
 mod check;
+pub(crate) mod crd;
 pub(crate) mod explain;
 mod guess;
 mod keys;
 mod read;
 mod report;
+mod resource;
 pub(crate) mod sample;
 mod scalar;
 pub(crate) mod schema;
@@ -21,13 +24,17 @@ mod source;
 mod tests;
 mod yaml;
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use pipeline::{Batching, Concurrency, QueueLimits};
 
+pub(crate) use autoscaler::schedule::{Bounds, OnRequest, Schedule};
 pub(crate) use changes::{Changes, changes};
 pub(crate) use report::Report;
+pub(crate) use resource::resource;
 pub(crate) use source::Source;
+
+use crate::serve::Role;
 
 /// A valid configuration. Every default is filled in.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,7 +45,8 @@ pub(crate) struct Config {
     pub(crate) admin: SocketAddr,
     pub(crate) limits: Limits,
     pub(crate) shutdown: Shutdown,
-    /// At least one; names are distinct.
+    pub(crate) cluster: Cluster,
+    /// At least one, unless the cluster's resources are served too; names are distinct.
     pub(crate) models: Vec<Model>,
 }
 
@@ -75,6 +83,38 @@ pub(crate) struct Shutdown {
     pub(crate) drain: Duration,
 }
 
+/// How the processes of an installation in Kubernetes find each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Cluster {
+    /// Name of the Lease that settles who decides.
+    pub(crate) lease: String,
+    pub(crate) lease_timing: LeaseTiming,
+    /// Where an autoscaler listens to the gateways.
+    pub(crate) signals: SocketAddr,
+    /// Name of the Service whose endpoints are the gateways.
+    pub(crate) gateways: String,
+    pub(crate) resources: Resources,
+}
+
+/// How soon a leader that is lost is replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LeaseTiming {
+    /// Lasts 15 s, given up after 10 s without renewal, tried every 2 s.
+    Default,
+    /// The same with 6, 4 and 1 s.
+    Fast,
+}
+
+/// Whose `Model` resources are served besides the models of the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Resources {
+    Off,
+    /// Of the namespace where this process runs.
+    OwnNamespace,
+    /// Of these: at least one, distinct.
+    Namespaces(Vec<String>),
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Model {
     pub(crate) name: Arc<str>,
@@ -94,6 +134,7 @@ pub(crate) struct Model {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Fleet {
     Process(Process),
+    Kubernetes(Kubernetes),
     /// `HOST:PORT` each, at least one, distinct.
     Static {
         addresses: Vec<String>,
@@ -109,11 +150,54 @@ pub(crate) struct Process {
     pub(crate) scaling: Scaling,
 }
 
+/// Replicas that are pods of an object with a scale subresource.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Kubernetes {
+    /// `None`: where this process runs.
+    pub(crate) namespace: Option<String>,
+    /// `Kind/name` or `Kind.group/name`, as written.
+    pub(crate) target: String,
+    /// Name of the Service whose EndpointSlices list the pods.
+    pub(crate) service: String,
+    pub(crate) port: Port,
+    pub(crate) scaling: Scaling,
+}
+
+/// A port of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Port {
+    Number(u16),
+    /// As the Service calls it.
+    Name(String),
+}
+
+impl Kubernetes {
+    /// The target in the one spelling that names its group, so that two can be compared.
+    pub(crate) fn object(&self) -> Cow<'_, str> {
+        match self.target.split_once('/') {
+            Some((kind @ ("Deployment" | "StatefulSet" | "ReplicaSet"), name)) => {
+                Cow::Owned(format!("{kind}.apps/{name}"))
+            }
+            _ => Cow::Borrowed(&self.target),
+        }
+    }
+
+    fn has_same_pods(&self, other: &Self) -> bool {
+        // Destructured, so that a new field cannot be forgotten here.
+        let Self { namespace, target, service, port, scaling: _ } = self;
+        *namespace == other.namespace
+            && *target == other.target
+            && *service == other.service
+            && *port == other.port
+    }
+}
+
 impl Fleet {
     /// Whether replicas of one could stand for replicas of the other: all but how many there may be.
     pub(crate) fn has_same_replicas(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Process(a), Self::Process(b)) => a.command == b.command && a.env == b.env,
+            (Self::Kubernetes(a), Self::Kubernetes(b)) => a.has_same_pods(b),
             (Self::Static { addresses: a }, Self::Static { addresses: b }) => a == b,
             _ => false,
         }
@@ -123,6 +207,7 @@ impl Fleet {
     pub(crate) fn scaling(&self) -> Option<&Scaling> {
         match self {
             Self::Process(process) => Some(&process.scaling),
+            Self::Kubernetes(kubernetes) => Some(&kubernetes.scaling),
             Self::Static { .. } => None,
         }
     }
@@ -159,7 +244,7 @@ pub(crate) struct Scaling {
     /// `None`: learned from the gaps between calls.
     pub(crate) idle_after: Option<Duration>,
     pub(crate) mode: Mode,
-    /// Not applied yet; the check says so.
+    /// Weekly windows with other bounds.
     pub(crate) schedules: Vec<Schedule>,
 }
 
@@ -170,39 +255,6 @@ pub(crate) enum Mode {
     Observe,
 }
 
-/// A weekly window with bounds of its own.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Schedule {
-    pub(crate) name: String,
-    pub(crate) timezone: jiff::tz::TimeZone,
-    /// Days on which it starts.
-    pub(crate) days: Vec<jiff::civil::Weekday>,
-    /// Minutes after midnight; `to` is excluded, and on the next day where it is not after `from`.
-    pub(crate) from: u16,
-    pub(crate) to: u16,
-    pub(crate) bounds: Bounds,
-    pub(crate) on_request: OnRequest,
-    /// `None`: as long as a cold start takes.
-    pub(crate) prewarm: Option<Duration>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Bounds {
-    /// At least one of them is there; floor ≤ cap.
-    Between {
-        floor: Option<u32>,
-        cap: Option<u32>,
-    },
-    Exactly(u32),
-}
-
-/// What a call does while a window allows no replica.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OnRequest {
-    Wake,
-    Reject,
-}
-
 /// A valid configuration and what is doubtful about it.
 #[derive(Debug)]
 pub(crate) struct Loaded {
@@ -210,6 +262,8 @@ pub(crate) struct Loaded {
     pub(crate) warnings: Report,
     source: Source,
     sockets: Vec<section::Setting<SocketAddr>>,
+    /// Where the fleet of each model stands.
+    sites: Vec<section::Setting<()>>,
 }
 
 /// Reads and validates a file; `-` is standard input.
@@ -234,7 +288,8 @@ pub(crate) fn parse(source: Source) -> Result<Loaded, Report> {
     let report = Report::new(source.clone(), findings.into_inner());
     match read {
         Some(read) if report.errors() == 0 => {
-            Ok(Loaded { config: read.config, warnings: report, source, sockets: read.sockets })
+            let read::Read { config, sockets, sites } = read;
+            Ok(Loaded { config, warnings: report, source, sockets, sites })
         }
         _ => Err(report),
     }
@@ -257,6 +312,31 @@ impl Loaded {
                 }
             }
         }
+        self.reported(findings)
+    }
+
+    /// Checks that a process of this role can do its part for every model.
+    ///
+    /// # Errors
+    /// A report of the models whose replicas several processes cannot share.
+    pub(crate) fn for_role(&self, role: Role) -> Result<(), Report> {
+        let mut findings = section::Findings::default();
+        let apart = !(role.serves() && role.decides());
+        for (model, site) in self.config.models.iter().zip(&self.sites).filter(|_| apart) {
+            if matches!(model.fleet, Fleet::Process(_)) {
+                let message = format!(
+                    "replicas of model {} are child processes, which one process starts, scales and serves: not \
+                     --role {}",
+                    model.name,
+                    role.as_str()
+                );
+                findings.error(&site.path, site.span, message, "use kubernetes, or --role all");
+            }
+        }
+        self.reported(findings)
+    }
+
+    fn reported(&self, findings: section::Findings) -> Result<(), Report> {
         let findings = findings.into_inner();
         if findings.is_empty() { Ok(()) } else { Err(Report::new(self.source.clone(), findings)) }
     }

@@ -32,6 +32,8 @@ enum Verb {
     Serve(cli::serve::ServeArgs),
     /// Check, explain or print configuration
     Config(cli::config::ConfigArgs),
+    /// Whether a cluster is fit for Tidegate, and what runs there well: a line for each thing, with its fix
+    Check(cli::check::CheckArgs),
     /// Models, replicas, queues and latencies of a running gateway
     Status(cli::status::StatusArgs),
     /// Why a model has the replicas it has
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Verb::Demo(args) => cli::demo::run(args),
         Verb::Serve(args) => cli::serve::run(args),
         Verb::Config(args) => cli::config::run(args).map_err(Into::into),
+        Verb::Check(args) => cli::check::run(&args),
         Verb::Status(args) => cli::status::run(args),
         Verb::Why(args) => cli::why::run(&args),
         Verb::Predict(args) => cli::predict::run(args),

@@ -1,10 +1,16 @@
 //! `tidegate serve` from configuration to exit code: bind → serve → signals → bounded drain.
 
+mod cluster;
+mod data;
 mod model;
+mod policy;
 mod registry;
 mod reload;
+mod role;
 mod signals;
 mod source;
+mod tasks;
+mod view;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
 
@@ -14,11 +20,34 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use pipeline::admit::Memory;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::{model::View, registry::Registry};
+use self::cluster::Cluster;
+pub(crate) use self::{
+    registry::Registry,
+    role::{Identity, Role},
+    view::View,
+};
 use crate::{
     admin::{self, Admin},
     config::{self, Config},
 };
+
+/// What this process is besides its configuration.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) role: Role,
+    pub(crate) identity: Identity,
+    /// The configuration's file, whose changes are followed.
+    pub(crate) file: Option<PathBuf>,
+    pub(crate) metrics: PrometheusHandle,
+}
+
+impl Process {
+    /// A process that is not part of a cluster.
+    pub(crate) fn alone(metrics: PrometheusHandle) -> Self {
+        let identity = Identity { pod_name: None, pod_namespace: None, pod_ip: None };
+        Self { role: Role::All, identity, file: None, metrics }
+    }
+}
 
 /// Told what runs, once everything is bound.
 pub(crate) struct Started {
@@ -27,20 +56,21 @@ pub(crate) struct Started {
     pub(crate) registry: Arc<Registry>,
 }
 
-/// Serves `config` until a signal ends it. With `file`, follows its changes.
+/// Serves `config` until a signal ends it.
 ///
 /// # Errors
-/// An address cannot be bound, or a model's fleet cannot be started.
+/// An address cannot be bound, a model's fleet cannot be started, or it is not known where the cluster is.
 pub(crate) async fn run(
     config: Config,
-    file: Option<PathBuf>,
-    metrics: PrometheusHandle,
+    process: Process,
     announce: impl FnOnce(Started),
 ) -> anyhow::Result<ExitCode> {
-    let listeners = config.listen.iter().map(|address| bind(*address)).collect::<anyhow::Result<Vec<_>>>()?;
+    let Process { role, identity, file, metrics } = process;
+    let listeners = if role.serves() { bind_all(&config.listen)? } else { Vec::new() };
     let listen = listeners.iter().map(Listener::address).collect::<Result<Vec<_>, _>>()?;
+    let cluster = Cluster::join(&config, role, identity).await?;
+    let registry = Arc::new(Registry::start(config.clone(), role, cluster.clone())?);
     let memory = Memory::new(config.limits.memory);
-    let registry = Arc::new(Registry::start(config.clone())?);
     let gateway = Gateway::new(gateway_config(&config), registry.models(), memory);
     let admin =
         Admin { registry: Arc::clone(&registry), gateway: gateway.clone(), metrics, config: config.clone() };
@@ -51,22 +81,37 @@ pub(crate) async fn run(
     let shutdown = CancellationToken::new();
     let reloads = file.map(|file| tokio::spawn(reload::follow(file, Arc::clone(&registry))));
     let stopper = tokio::spawn(signals::stop_gently_then_at_once(shutdown.clone()));
-    let drained = gateway.serve(listeners, shutdown).await;
-    if let Drained::CutOff(connections) = drained {
-        tracing::warn!(connections, "connections were cut off at the end of the drain");
+    let in_cluster = cluster.map(|cluster| {
+        let (registry, shutdown) = (Arc::clone(&registry), shutdown.clone());
+        tokio::spawn(cluster.run(registry, shutdown))
+    });
+    if role.serves() {
+        if let Drained::CutOff(connections) = gateway.serve(listeners, shutdown.clone()).await {
+            tracing::warn!(connections, "connections were cut off at the end of the drain");
+        }
+    } else {
+        shutdown.cancelled().await;
+        gateway.start_draining();
     }
     if let Some(reloads) = reloads {
         reloads.abort();
     }
     registry.stop().await;
+    if let Some(in_cluster) = in_cluster {
+        // It ends by itself once the registry is empty; a panic of it was logged.
+        let _ = in_cluster.await;
+    }
     admin.stop();
     stopper.abort();
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
 }
 
-fn bind(address: SocketAddr) -> anyhow::Result<Listener> {
-    Listener::bind(address).with_context(|| format!("cannot listen on {address}"))
+fn bind_all(addresses: &[SocketAddr]) -> anyhow::Result<Vec<Listener>> {
+    let bind = |address: &SocketAddr| {
+        Listener::bind(*address).with_context(|| format!("cannot listen on {address}"))
+    };
+    addresses.iter().map(bind).collect()
 }
 
 fn gateway_config(config: &Config) -> gateway::Config {

@@ -1,5 +1,7 @@
 //! The way down: late, in small steps, and only on good information.
 
+use std::time::Duration;
+
 use super::{
     Zero,
     limit::{Limit, LimitKind, note},
@@ -17,6 +19,8 @@ const BURN_ARRIVALS: f64 = 10.0;
 /// How many times the misses the SLO allows hold the fleet.
 const BURN: f64 = 2.0;
 const BURN_SECONDS: usize = 60;
+/// How long a process that may have had a predecessor leaves what it found.
+const TAKEOVER: Duration = Duration::from_secs(60);
 
 /// `goal`, which is below the present wish, within what the rules of the way down allow.
 pub(super) fn limited(
@@ -27,15 +31,16 @@ pub(super) fn limited(
     limits: &mut Vec<Limit>,
 ) -> u32 {
     let wanted = view.wanted;
-    if let Some(veto) = unheard(health).or_else(|| veto(view, zero)) {
+    let veto = unheard(health).or_else(|| unsettled(view)).or_else(|| veto(view, zero));
+    if let Some(veto) = veto {
         note(limits, veto, goal, wanted);
         return wanted;
     }
-    if matches!(zero, Zero::Due { .. }) {
+    if zero.is_due() {
         return goal;
     }
     let window = view.policy.down_window();
-    let bounded = view.policy.bounds.clamp(view.state.highest_target(view.now, window));
+    let bounded = view.bounds.clamp(view.state.highest_target(view.now, window));
     let kept = bounded.clamp(goal, wanted);
     note(limits, LimitKind::DownWindow { window }, goal, kept);
     if kept == wanted {
@@ -78,16 +83,29 @@ fn unheard(health: &Health) -> Option<LimitKind> {
     (health.fresh == 0).then_some(LimitKind::NoReports)
 }
 
+/// The platform does not tell, or not yet reliably, how things stand.
+fn unsettled(view: &View<'_>) -> Option<LimitKind> {
+    if let Some(age) = view.platform.unheard {
+        Some(LimitKind::Unheard { age })
+    } else if let Some(until) = view.state.life.settled_at() {
+        Some(LimitKind::HeardAgain { until })
+    } else {
+        view.platform.rollout.then_some(LimitKind::Rollout)
+    }
+}
+
 /// A reason to keep every replica for now, although fewer would do. Idleness has its own history.
 fn veto(view: &View<'_>, zero: Zero) -> Option<LimitKind> {
-    if matches!(zero, Zero::Due { .. }) {
-        return None;
-    }
-    let until = view.state.life.since + view.policy.down_window();
+    let idle = zero.is_due();
+    let history = if idle { Duration::ZERO } else { view.policy.down_window() };
+    let takeover = if view.platform.shared { TAKEOVER } else { Duration::ZERO };
+    let until = view.state.life.since + history.max(takeover);
     if view.fleet.ready == 0 && view.load.queued > 0.0 {
         Some(LimitKind::Waiting)
     } else if view.now < until {
         Some(LimitKind::Young { until })
+    } else if idle {
+        None
     } else {
         burning(view)
     }

@@ -20,12 +20,16 @@ pub enum LimitKind {
     Min,
     /// The most that are allowed.
     Max,
+    /// The most that a schedule allows.
+    ScheduleCap,
     /// At most four more, or twice as many, in 15 seconds.
     UpPace,
     /// Replicas do not start: one more at most.
     Degraded { failed: u32, trouble: Option<Arc<str>> },
     /// Replicas find no place to run.
     Unschedulable { pending: u32, trouble: Option<Arc<str>> },
+    /// Replicas that were asked for are not there.
+    NotCreated { missing: u32 },
     /// The highest target of the last while is kept.
     DownWindow { window: Duration },
     /// The wish changed a moment ago.
@@ -44,6 +48,16 @@ pub enum LimitKind {
     Waiting,
     /// Too many requests missed the SLO in the last minute.
     SloBurning { misses: f64, arrivals: f64 },
+    /// Replicas are being exchanged for those of another revision.
+    Rollout,
+    /// The platform is not heard.
+    Unheard { age: Duration },
+    /// The platform, or a gateway since, was not heard a moment ago.
+    HeardAgain { until: Duration },
+    /// Somebody else has set the number, from `from` to what it is.
+    Override { by: Arc<str>, from: u32, until: Duration },
+    /// Somebody else has set the number to zero, and a request came nevertheless.
+    OverrideEnded { by: Arc<str> },
 }
 
 impl LimitKind {
@@ -52,9 +66,11 @@ impl LimitKind {
         match self {
             Self::Min => "min",
             Self::Max => "max",
+            Self::ScheduleCap => "schedule_cap",
             Self::UpPace => "up_pace",
             Self::Degraded { .. } => "degraded",
             Self::Unschedulable { .. } => "unschedulable",
+            Self::NotCreated { .. } => "not_created",
             Self::DownWindow { .. } => "down_window",
             Self::DownSpacing { .. } => "down_spacing",
             Self::DownStep => "down_step",
@@ -64,6 +80,11 @@ impl LimitKind {
             Self::Young { .. } => "young",
             Self::Waiting => "waiting",
             Self::SloBurning { .. } => "slo_burning",
+            Self::Rollout => "rollout",
+            Self::Unheard { .. } => "unheard",
+            Self::HeardAgain { .. } => "heard_again",
+            Self::Override { .. } => "override",
+            Self::OverrideEnded { .. } => "override_ended",
         }
     }
 }

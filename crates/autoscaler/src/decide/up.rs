@@ -14,7 +14,7 @@ const PROBE_AFTER: Duration = Duration::from_secs(600);
 pub(super) fn replaced(view: &View<'_>, goal: u32) -> u32 {
     let needed = goal > view.fleet.ready + view.fleet.starting;
     let more = u32::from(view.fleet.failed > 0 && needed);
-    view.policy.bounds.clamp(goal + more)
+    view.bounds.clamp(goal + more)
 }
 
 /// `goal`, which is not below the present wish, within what the rules of the way up allow.
@@ -28,7 +28,10 @@ pub(super) fn limited(view: &View<'_>, goal: u32, limits: &mut Vec<Limit>) -> u3
     let placed = degraded.min(cap_unschedulable(&view.fleet, view.wanted));
     let kind = LimitKind::Unschedulable { pending: view.fleet.unschedulable, trouble };
     note(limits, kind, degraded, placed);
-    placed
+    let missing = view.fleet.missing;
+    let created = if missing > 0 { placed.min(view.wanted) } else { placed };
+    note(limits, LimitKind::NotCreated { missing }, placed, created);
+    created
 }
 
 /// While a replica fails to start, one more may be tried, and only while no other is on its way.

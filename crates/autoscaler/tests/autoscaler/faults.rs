@@ -206,7 +206,7 @@ fn a_restored_state_knows_the_cold_start_and_the_capacity_but_not_the_fleet() {
 #[test]
 fn a_state_of_another_form_is_not_read() {
     let other = State::default().to_json().replacen("\"version\":1", "\"version\":9", 1);
-    assert!(matches!(State::from_json(&other, secs(0)), Err(RestoreError::Version { found: 9 })));
+    assert!(matches!(State::from_json(&other, secs(0)), Err(RestoreError::Version { found: 9, known: 1 })));
     assert!(matches!(State::from_json("{", secs(0)), Err(RestoreError::Unreadable(_))));
 }
 

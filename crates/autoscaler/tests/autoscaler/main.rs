@@ -1,9 +1,14 @@
 //! The autoscaler as its users see it: rules, faults, properties, a closed loop and the reconcile loop.
 
 mod closed_loop;
+mod cluster;
+mod digest;
 mod faults;
+mod leader;
+mod platform;
 mod properties;
 mod reconcile;
 mod rules;
+mod schedule;
 mod words;
 mod world;

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use autoscaler::{
-    decide::{Decision, decide},
+    decide::{Decision, Reason, decide},
     policy::{IdleAfter, Policy},
-    snapshot::Snapshot,
+    snapshot::{Platform, Snapshot},
     state::State,
 };
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof, proptest};
@@ -15,6 +15,53 @@ use crate::world::{Luck, World, policy, secs};
 fn phases() -> impl Strategy<Value = Vec<(u64, f64)>> {
     let rate = prop_oneof![Just(0.0), 0.1..5.0, 5.0..3000.0];
     proptest::collection::vec((1u64..120, rate), 1..8)
+}
+
+/// What may be the matter on a platform.
+#[derive(Clone, Debug)]
+enum Matter {
+    Nothing,
+    Unheard,
+    Rollout,
+    Rival,
+    CutOff,
+    Quota(usize),
+    Edit(u32),
+}
+
+fn matters() -> impl Strategy<Value = Vec<(u64, f64, Matter)>> {
+    let rate = prop_oneof![Just(0.0), 0.1..5.0, 5.0..3000.0];
+    let matter = prop_oneof![
+        Just(Matter::Nothing),
+        Just(Matter::Unheard),
+        Just(Matter::Rollout),
+        Just(Matter::Rival),
+        Just(Matter::CutOff),
+        (0usize..4).prop_map(Matter::Quota),
+        (0u32..20).prop_map(Matter::Edit),
+    ];
+    proptest::collection::vec((1u64..150, rate, matter), 1..8)
+}
+
+/// Runs a phase in which something is the matter.
+fn go_through(world: &mut World, seconds: u64, rate: f64, matter: &Matter) -> Vec<Decision> {
+    world.fleet.platform = Platform { shared: true, ..Platform::default() };
+    (world.cut_off, world.quota) = (None, usize::MAX);
+    match matter {
+        Matter::Nothing | Matter::Unheard => {}
+        Matter::Rollout => world.fleet.platform.rollout = true,
+        Matter::Rival => world.fleet.platform.rival = Some("HorizontalPodAutoscaler/digits".into()),
+        Matter::CutOff => world.cut_off = Some("gateway-b"),
+        Matter::Quota(most) => world.quota = *most,
+        Matter::Edit(wanted) => world.edit("kubectl", *wanted),
+    }
+    let tick = |second| {
+        if matches!(matter, Matter::Unheard) {
+            world.fleet.platform.unheard = Some(secs(second));
+        }
+        world.tick(rate)
+    };
+    (1..=seconds).map(tick).collect()
 }
 
 fn replay(policy: &Policy, lines: &[String]) -> Vec<Decision> {
@@ -54,6 +101,56 @@ proptest! {
         world.writes.clear();
         world.run(1000, rate);
         assert!(world.writes.len() <= 1, "{rate}/s: {:?}", world.writes);
+    }
+
+    #[test]
+    fn bounds_are_kept_on_a_platform_too_except_where_somebody_else_set_the_number(
+        phases in matters(), min in 0u32..4, extra in 0u32..8,
+    ) {
+        let mut world = World::in_a_cluster(policy(min, min + extra), min);
+        for (seconds, rate, matter) in phases {
+            for decision in go_through(&mut world, seconds, rate, &matter) {
+                let kept = (min..=min + extra).contains(&decision.to);
+                assert!(kept || decision.reason == Reason::Override, "{decision:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_goes_while_the_platform_or_a_gateway_is_not_heard_or_replicas_are_exchanged(phases in matters()) {
+        let mut world = World::in_a_cluster(policy(0, 20), 3);
+        world.policy.idle_after = IdleAfter::Fixed(secs(20));
+        world.run(100, 500.0);
+        for (seconds, rate, matter) in phases {
+            let decisions = go_through(&mut world, seconds, rate, &matter);
+            let unsure = matches!(matter, Matter::Unheard | Matter::Rollout);
+            let silent = matches!(matter, Matter::CutOff).then_some(4);
+            let from = silent.or(unsure.then_some(0)).unwrap_or(usize::MAX);
+            for decision in decisions.iter().skip(from).filter(|d| d.from <= 20) {
+                assert!(decision.to >= decision.from, "{matter:?}: {decision:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn constant_load_does_not_flap_behind_two_gateways(rate in 0.5f64..3000.0) {
+        let mut world = World::in_a_cluster(policy(0, 100), 1);
+        world.run(1100, rate);
+        world.writes.clear();
+        world.run(1000, rate);
+        assert!(world.writes.len() <= 1, "{rate}/s: {:?}", world.writes);
+    }
+
+    #[test]
+    fn what_a_platform_did_replays_to_the_same_decisions_too(phases in matters()) {
+        let mut world = World::in_a_cluster(policy(0, 10), 2);
+        let first = world.seen.len();
+        let mut live = Vec::new();
+        for (seconds, rate, matter) in phases {
+            live.extend(go_through(&mut world, seconds, rate, &matter));
+        }
+        let lines: Vec<_> = world.seen.iter().skip(first).map(record).collect();
+        assert_eq!(replay(&world.policy, &lines), live);
     }
 
     #[test]

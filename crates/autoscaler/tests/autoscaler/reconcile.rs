@@ -12,7 +12,8 @@ use autoscaler::{
     fleet::{Fleet, Phase, Replica, ReplicaId, ScaleError},
     log::Outcome,
     policy::{IdleAfter, Mode, Policy},
-    reconcile::{Clock, Handle, Outlook, Reconciler, Source},
+    reconcile::{Clock, Ended, Handle, Outlook, Reconciler, Source},
+    schedule::{self, OnRequest, Schedule},
     snapshot::{Counters, GatewayView, Gauges, Report},
     state::State,
 };
@@ -137,7 +138,7 @@ struct Loop {
     gateway: Counter,
     handle: Handle,
     stop: CancellationToken,
-    task: JoinHandle<()>,
+    task: JoinHandle<Ended>,
     _policy: watch::Sender<Arc<Policy>>,
 }
 
@@ -257,4 +258,35 @@ async fn the_log_keeps_what_changed_and_answers_for_the_past() {
     let restored = State::from_json(&it.handle.saved(), at + secs(60));
     assert!(restored.is_ok());
     it.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_a_schedule_refuses_are_told_until_when_and_wake_nobody() {
+    // The clock starts at 13:46:40 on a Monday.
+    let repairs = Schedule {
+        name: "repairs".into(),
+        timezone: jiff::tz::TimeZone::UTC,
+        days: vec![jiff::civil::Weekday::Monday],
+        from: 13 * 60 + 47,
+        to: 13 * 60 + 50,
+        bounds: schedule::Bounds::Exactly(0),
+        on_request: OnRequest::Reject,
+        prewarm: None,
+    };
+    for (mode, refuses) in [(Mode::Enforce, true), (Mode::Observe, false)] {
+        let (it, began) =
+            (start(Policy { schedules: vec![repairs.clone()], mode, ..policy(0, 4) }), Instant::now());
+        sleep(secs(19)).await;
+        assert_eq!(*it.handle.outlook.borrow(), Outlook::Asleep);
+        sleep(secs(2)).await;
+        let off = Outlook::Off { until: Some(began + secs(200)) };
+        assert_eq!(*it.handle.outlook.borrow() == off, refuses, "{mode:?}");
+        it.gateway.arrivals.fetch_add(3, Ordering::Relaxed);
+        it.gateway.bell.notify_one();
+        sleep(secs(178)).await;
+        assert_eq!((*it.handle.outlook.borrow() == off, it.ranch.writes()), (refuses, vec![]), "{mode:?}");
+        sleep(secs(2)).await;
+        assert_eq!(*it.handle.outlook.borrow(), Outlook::Asleep);
+        it.end().await;
+    }
 }

@@ -23,6 +23,7 @@ pub(crate) fn policy(min: u32, max: u32) -> Policy {
         idle_after: IdleAfter::Auto,
         mode: Mode::Enforce,
         assumed: Assumed { concurrency: 5, cold_start: secs(20) },
+        schedules: Vec::new(),
     }
 }
 
@@ -55,11 +56,16 @@ pub(crate) struct World {
     pub(crate) latency: LatencyModel,
     pub(crate) queue: f64,
     pub(crate) counters: Counters,
-    /// The gateway is heard.
+    /// The gateways are heard.
     pub(crate) reports: bool,
+    /// A gateway that is not, whatever the others are.
+    pub(crate) cut_off: Option<&'static str>,
+    /// No more replicas than this are created.
+    pub(crate) quota: usize,
     pub(crate) writes: Vec<(Duration, u32, u32)>,
     pub(crate) seen: Vec<(Duration, Snapshot)>,
-    report: Option<Report>,
+    /// The gateways, which have equal parts of the load, and their last reports.
+    gateways: Vec<(&'static str, Option<Report>)>,
     arrived: f64,
     born: u32,
 }
@@ -77,9 +83,11 @@ impl World {
             queue: 0.0,
             counters: Counters::default(),
             reports: true,
+            cut_off: None,
+            quota: usize::MAX,
             writes: Vec::new(),
             seen: Vec::new(),
-            report: None,
+            gateways: vec![("gateway-a", None)],
             arrived: 0.0,
             born: 0,
         };
@@ -96,6 +104,21 @@ impl World {
             replica.ready_since = Some(world.cold_start);
         }
         world
+    }
+
+    /// Behind two gateways, on a platform where others may set the number too.
+    pub(crate) fn in_a_cluster(policy: Policy, ready: u32) -> Self {
+        let mut world = Self::with_ready(policy, ready);
+        world.state = State::default();
+        world.gateways.push(("gateway-b", None));
+        world.fleet.platform.shared = true;
+        world
+    }
+
+    /// Somebody else sets the number.
+    pub(crate) fn edit(&mut self, by: &str, wanted: u32) {
+        self.scale(wanted);
+        self.fleet.platform.changed_by = Some(by.into());
     }
 
     /// The gateway's counters start from nothing again.
@@ -139,6 +162,7 @@ impl World {
     /// Lets time pass, at `rate`, without a look.
     pub(crate) fn pass(&mut self, span: Duration, rate: f64) {
         self.now += span;
+        self.create();
         self.move_fleet();
         let came = rate * span.as_secs_f64();
         self.arrived += came;
@@ -150,10 +174,9 @@ impl World {
     }
 
     pub(crate) fn decide(&mut self) -> Decision {
-        if self.reports {
-            self.report = Some(self.new_report());
-        }
+        self.report();
         let snapshot = self.snapshot();
+        self.fleet.platform.changed_by = None;
         self.seen.push((self.now, snapshot.clone()));
         self.state.observe(&self.policy, &snapshot, self.now);
         let decision = decide(&self.policy, &self.state, &snapshot, self.now);
@@ -161,9 +184,23 @@ impl World {
         decision
     }
 
+    fn report(&mut self) {
+        let mut gateways = std::mem::take(&mut self.gateways);
+        let (reports, cut_off, all) = (self.reports, self.cut_off, gateways.len() as u64);
+        let heard = |name: &str| reports && cut_off != Some(name);
+        for (part, (_, report)) in (0..).zip(&mut gateways).filter(|(_, (name, _))| heard(name)) {
+            *report = Some(self.new_report(report.as_ref(), |total| (total + part) / all));
+        }
+        self.gateways = gateways;
+    }
+
     pub(crate) fn snapshot(&self) -> Snapshot {
-        let gateway = GatewayView { name: "gateway-a".into(), listed: true, report: self.report.clone() };
-        Snapshot { gateways: vec![gateway], fleet: self.fleet.clone() }
+        let views = self.gateways.iter().map(|(name, report)| GatewayView {
+            name: (*name).into(),
+            listed: true,
+            report: report.clone(),
+        });
+        Snapshot { gateways: views.collect(), fleet: self.fleet.clone() }
     }
 
     pub(crate) fn scale(&mut self, wanted: u32) {
@@ -173,7 +210,11 @@ impl World {
             let last = self.fleet.replicas.len() - 1;
             self.fleet.replicas.remove(unready.unwrap_or(last));
         }
-        while self.fleet.replicas.len() < wanted as usize {
+        self.create();
+    }
+
+    fn create(&mut self) {
+        while self.fleet.replicas.len() < self.quota.min(self.fleet.wanted as usize) {
             self.born += 1;
             self.fleet.replicas.push(ReplicaView {
                 id: format!("r{}", self.born).into(),
@@ -209,12 +250,20 @@ impl World {
         }
     }
 
-    fn new_report(&self) -> Report {
+    /// What a gateway reports that has a share of everything.
+    fn new_report(&self, before: Option<&Report>, share: impl Fn(u64) -> u64) -> Report {
         let room = f64::from(self.ready()) * 4.0;
-        let recent = self.report.as_ref().map_or(0, |before| before.counters.completions);
-        let served = self.counters.completions.saturating_sub(recent) as f64;
+        let recent = before.map_or(0, |before| before.counters.completions);
+        let counters = Counters {
+            arrivals: share(self.counters.arrivals),
+            arrival_rows: share(self.counters.arrival_rows),
+            completions: share(self.counters.completions),
+            slo_misses: share(self.counters.slo_misses),
+            ..self.counters
+        };
+        let served = counters.completions.saturating_sub(recent) as f64;
         let in_flight = (served * 0.04).round().min(room) as u64;
-        let queued = self.queue.floor() as u64;
+        let queued = share(self.queue.floor() as u64);
         let gauges = Gauges {
             queued_requests: queued,
             queued_rows: queued,
@@ -222,7 +271,7 @@ impl World {
             in_flight_requests: in_flight,
             in_flight_rows: in_flight,
         };
-        Report { at: self.now, counters: self.counters, gauges, latency: self.latency, replicas: Vec::new() }
+        Report { at: self.now, counters, gauges, latency: self.latency, replicas: Vec::new() }
     }
 }
 

@@ -58,43 +58,77 @@ fn models(admin: &Admin) -> Value {
 }
 
 fn summary(view: &View) -> Value {
-    let stats = view.pipeline.stats();
-    let history = view.history.lock().unwrap_or_else(PoisonError::into_inner);
-    let (p50, p99) = history.latest_latency(LATENCY_SECONDS);
-    let latest = history.latest();
-    let entry = view.scaling.as_ref().and_then(|scaling| scaling.log.latest());
-    let replicas = view.replicas.borrow();
+    let (latest, (p50, p99)) = {
+        let history = view.history.lock().unwrap_or_else(PoisonError::into_inner);
+        (history.latest().cloned(), history.latest_latency(LATENCY_SECONDS))
+    };
+    let entry = view.decision();
+    let directive = view.directive();
+    let replicas = view.replicas();
     let count = |phase: Phase| replicas.iter().filter(|replica| replica.phase == phase).count();
     let ready = count(Phase::Ready);
+    let desired = entry
+        .as_ref()
+        .map(|entry| entry.decision.to)
+        .or_else(|| directive.as_ref().map(|directive| directive.desired));
+    let why = entry.as_ref().map(|entry| explain::sentence(&entry.decision));
+    let traffic = traffic(view, entry.as_deref());
     json!({
         "name": view.config.name,
-        "state": match view.scaling {
-            Some(_) => state(ready, count(Phase::Pending) + count(Phase::Starting), entry.as_deref()),
-            None => fixed_state(ready, &replicas),
+        "state": if view.is_scaled() {
+            state(ready, count(Phase::Pending) + count(Phase::Starting), desired)
+        } else {
+            fixed_state(ready, &replicas)
         },
         "replicas": {
-            "desired": entry.as_ref().map(|entry| entry.decision.to),
+            "desired": desired,
             "ready": ready,
             "starting": count(Phase::Starting),
             "pending": count(Phase::Pending),
             "draining": count(Phase::Draining),
             "max": view.config.fleet.scaling().map(|scaling| scaling.max),
         },
-        "queue": {
-            "requests": stats.queued_requests,
-            "rows": stats.queued_rows,
-            "bytes": stats.queued_bytes,
-            "oldest_seconds": stats.oldest.map(|oldest| oldest.as_secs_f64()),
-        },
-        "in_flight": stats.in_flight_requests,
-        "arrivals_per_second": latest.map(|sample| sample.arrivals),
-        "failures_per_second": latest.map(|sample| sample.failures),
+        "queue": traffic.queue,
+        "in_flight": traffic.in_flight,
+        "arrivals_per_second": traffic.arrivals_per_second,
+        "failures_per_second": latest.as_ref().map(|sample| sample.failures),
         "batch_rows": latest.and_then(|sample| sample.batch_rows),
         "p50_seconds": p50,
         "p99_seconds": p99,
         "slo": { "quantile": view.config.slo.quantile, "seconds": view.config.slo.latency.as_secs_f64() },
-        "why": entry.map(|entry| explain::sentence(&entry.decision)),
+        "why": why.or_else(|| directive.as_ref().map(|directive| directive.why.to_string())),
+        "leader": directive.as_ref().map(|directive| &directive.leader),
     })
+}
+
+/// What comes and waits: in this process, or, where it serves no clients, as all gateways report it.
+#[derive(Default)]
+struct Traffic {
+    queue: Value,
+    in_flight: Value,
+    arrivals_per_second: Value,
+}
+
+fn traffic(view: &View, entry: Option<&Entry>) -> Traffic {
+    if let Some(stats) = view.stats() {
+        let history = view.history.lock().unwrap_or_else(PoisonError::into_inner);
+        return Traffic {
+            queue: json!({
+                "requests": stats.queued_requests,
+                "rows": stats.queued_rows,
+                "bytes": stats.queued_bytes,
+                "oldest_seconds": stats.oldest.map(|oldest| oldest.as_secs_f64()),
+            }),
+            in_flight: stats.in_flight_requests.into(),
+            arrivals_per_second: history.latest().map(|sample| sample.arrivals).into(),
+        };
+    }
+    let Some(load) = entry.map(|entry| entry.decision.inputs.load) else { return Traffic::default() };
+    Traffic {
+        queue: json!({ "requests": load.queued, "oldest_seconds": load.oldest.map(|oldest| oldest.as_secs_f64()) }),
+        in_flight: load.in_flight.into(),
+        arrivals_per_second: load.rate.into(),
+    }
 }
 
 /// Nobody starts what runs at fixed addresses: what was seen to be wrong is no start.
@@ -106,9 +140,8 @@ fn fixed_state(ready: usize, replicas: &[Replica]) -> &'static str {
     }
 }
 
-fn state(ready: usize, starting: usize, entry: Option<&Entry>) -> &'static str {
-    let desired = entry.map(|entry| entry.decision.to as usize);
-    match (ready, starting, desired) {
+fn state(ready: usize, starting: usize, desired: Option<u32>) -> &'static str {
+    match (ready, starting, desired.map(|desired| desired as usize)) {
         (0, 0, Some(0)) => "zero",
         (0, 0, None) => "down",
         (0, ..) => "starting",
@@ -119,19 +152,18 @@ fn state(ready: usize, starting: usize, entry: Option<&Entry>) -> &'static str {
 }
 
 fn detail(view: &View) -> Value {
-    let stats = view.pipeline.stats();
+    let stats = view.stats();
     let mut detail = summary(view);
+    let seen = |replica: &Replica| {
+        stats.as_ref().and_then(|stats| stats.replicas.iter().find(|seen| seen.id == replica.id))
+    };
+    let replicas: Vec<Value> =
+        view.replicas().iter().map(|replica| replica_value(replica, seen(replica))).collect();
     let history = view.history.lock().unwrap_or_else(PoisonError::into_inner);
-    let replicas: Vec<Value> = view
-        .replicas
-        .borrow()
-        .iter()
-        .map(|replica| replica_value(replica, stats.replicas.iter().find(|seen| seen.id == replica.id)))
-        .collect();
     if let Value::Object(fields) = &mut detail {
         fields.insert("replica_list".to_owned(), replicas.into());
         fields.insert("history".to_owned(), json!(history.samples().collect::<Vec<_>>()));
-        fields.insert("latency_model".to_owned(), latency_model(&stats));
+        fields.insert("latency_model".to_owned(), stats.as_ref().map(latency_model).into());
     }
     detail
 }
@@ -166,7 +198,8 @@ fn decisions(view: &View, query: &str) -> Answer {
         None => DECISIONS,
         Some(n) => n.parse().map_err(|_| bad_query("n must be a number"))?,
     };
-    let entries = view.scaling.as_ref().map(|scaling| scaling.log.recent(wanted.min(DECISIONS_MAX)));
+    let deciding = view.scaling();
+    let entries = deciding.map(|deciding| deciding.handle.log.recent(wanted.min(DECISIONS_MAX)));
     let list = entries.unwrap_or_default().iter().map(|entry| decision(entry)).collect::<Vec<_>>();
     Ok(json!({ "model": view.config.name, "decisions": list }))
 }
@@ -182,26 +215,38 @@ fn decision(entry: &Entry) -> Value {
 
 fn why(view: &View, query: &str) -> Answer {
     let name = &view.config.name;
-    let Some(scaling) = &view.scaling else {
-        let ready = view.replicas.borrow().iter().filter(|r| r.phase == Phase::Ready).count();
-        let text = format!("{name} has fixed addresses, {ready} of them ready; nothing is scaled");
-        return Ok(json!({ "model": name, "text": text }));
-    };
+    let Some(deciding) = view.scaling() else { return Ok(json!({ "model": name, "text": undecided(view) })) };
+    let log = &deciding.handle.log;
     let entry = match parameter(query, "at") {
-        None => scaling.log.latest(),
-        Some(at) => scaling.log.at(moment(view, at)?),
+        None => log.latest(),
+        Some(at) => log.at(moment(view, at)?),
     };
     let entry = entry.ok_or_else(|| {
         (StatusCode::NOT_FOUND, "nothing was decided then, or it is longer ago than is remembered".to_owned())
     })?;
-    let earlier: Vec<Arc<Entry>> = scaling
-        .log
+    let earlier: Vec<Arc<Entry>> = log
         .recent(DECISIONS_MAX)
         .into_iter()
         .filter(|earlier| earlier.decision.at <= entry.decision.at)
         .collect();
     let text = explain::why(name, &entry, &earlier, &wall_clock);
     Ok(json!({ "model": name, "text": text, "decision": decision(&entry) }))
+}
+
+/// Why this process cannot tell how a number came about.
+fn undecided(view: &View) -> String {
+    let name = &view.config.name;
+    let ready = view.replicas().iter().filter(|replica| replica.phase == Phase::Ready).count();
+    match view.directive() {
+        _ if !view.is_scaled() => {
+            format!("{name} has fixed addresses, {ready} of them ready; nothing is scaled")
+        }
+        Some(directive) => format!(
+            "{name}: {}\n  decided by {}, which can tell more; {ready} ready as seen from here",
+            directive.why, directive.leader
+        ),
+        _ => format!("{name}: no leader is known here, nothing is decided; {ready} ready, and they serve"),
+    }
 }
 
 /// `15:04`, `15:04:05` (today), an RFC 3339 time, or `10m` ago.
@@ -260,6 +305,11 @@ fn model_configuration(model: &config::Model) -> Value {
             "program": process.command.first(),
             "arguments": process.command.len().saturating_sub(1),
             "env": process.env.keys().collect::<Vec<_>>(),
+        }}),
+        config::Fleet::Kubernetes(kubernetes) => json!({ "kubernetes": {
+            "namespace": kubernetes.namespace,
+            "target": kubernetes.target,
+            "service": kubernetes.service,
         }}),
         config::Fleet::Static { addresses } => json!({ "static": { "addresses": addresses } }),
     };

@@ -79,10 +79,13 @@ impl Sample {
             .collect();
         let quantile = |q| Stats::latency_quantile(&answers, q).map(|latency| latency.as_secs_f64());
         let batches = after.batches.saturating_sub(before.batches);
-        let replicas = view.replicas.borrow();
+        let replicas = view.replicas();
         let count = |phases: &[Phase]| replicas.iter().filter(|r| phases.contains(&r.phase)).count() as u32;
         let ready = count(&[Phase::Ready]);
-        let desired = view.scaling.as_ref().and_then(|scaling| scaling.log.latest());
+        let desired = view
+            .decision()
+            .map(|entry| entry.decision.to)
+            .or_else(|| view.directive().map(|directive| directive.desired));
         Self {
             at: now.as_secs_f64(),
             arrivals: rate(after.arrivals, before.arrivals),
@@ -93,7 +96,7 @@ impl Sample {
             queued: after.queued_requests,
             in_flight: after.in_flight_requests,
             batch_rows: (batches > 0).then(|| (after.batch_rows - before.batch_rows) as f64 / batches as f64),
-            desired: desired.map_or(ready, |entry| entry.decision.to),
+            desired: desired.unwrap_or(ready),
             ready,
             starting: count(&[Phase::Pending, Phase::Starting]),
         }

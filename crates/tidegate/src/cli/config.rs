@@ -26,6 +26,8 @@ enum Verb {
     Check(CheckArgs),
     /// Print the JSON Schema of the file, for editors
     Schema,
+    /// Print the definition of the custom resource Model, for a Kubernetes cluster
+    Crd,
     /// Say what a key means; without KEY, list all keys
     Explain(ExplainArgs),
     /// Print a file with every key at its default
@@ -61,6 +63,10 @@ pub(crate) fn run(args: ConfigArgs) -> io::Result<ExitCode> {
         Verb::Check(args) => check(&args),
         Verb::Schema => {
             print(&format!("{:#}\n", config::schema::schema()))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Crd => {
+            print(&config::crd::crd())?;
             Ok(ExitCode::SUCCESS)
         }
         Verb::Explain(args) => explain(&args),

@@ -80,7 +80,8 @@ pub(crate) fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let metrics = telemetry::start_metrics(loaded.config.models.iter().map(|model| model.slo.latency))?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
-    let served = serve::run(loaded.config, None, metrics, |started| {
+    let process = serve::Process::alone(metrics);
+    let served = serve::run(loaded.config, process, |started| {
         let style = Style::of(&io::stdout());
         // If nobody reads what the demo prints, it still serves.
         let _ = print(&welcome(&started, &args, style));
@@ -158,7 +159,7 @@ async fn narrate(view: Arc<View>, style: Style) {
     let mut tick = interval(LOOK);
     loop {
         tick.tick().await;
-        let entries = view.scaling.as_ref().map(|scaling| scaling.log.recent(16)).unwrap_or_default();
+        let entries = view.scaling().map(|deciding| deciding.handle.log.recent(16)).unwrap_or_default();
         for entry in entries.iter().rev() {
             if entry.decision.at <= told {
                 continue;
@@ -169,7 +170,7 @@ async fn narrate(view: Arc<View>, style: Style) {
                 let _ = print(&format!("  {time}  {}\n", explain::sentence(&entry.decision)));
             }
         }
-        let now = view.replicas.borrow().iter().filter(|replica| replica.phase == Phase::Ready).count();
+        let now = view.replicas().iter().filter(|replica| replica.phase == Phase::Ready).count();
         if now != ready {
             ready = now;
             let time = style.dim(&wall_clock(view.clock.now()));

@@ -1,9 +1,9 @@
-//! `tidegate serve`: gateway and autoscaler until a signal stops them.
+//! `tidegate serve`: gateway, autoscaler or both until a signal stops them.
 
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::{
     config::BAD_CONFIG,
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     config,
-    serve::{self, Started},
+    serve::{self, Identity, Role, Started},
     telemetry::{self, LogFormat},
 };
 
@@ -23,19 +23,14 @@ pub(crate) struct ServeArgs {
     /// What this process does
     #[arg(long, value_enum, default_value_t)]
     role: Role,
-}
-
-/// Roles that this version knows: apart they need a cluster.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Role {
-    #[default]
-    All,
+    #[command(flatten)]
+    identity: Identity,
 }
 
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
-    let Role::All = args.role;
     let style = Style::of(&std::io::stderr());
-    let loaded = match config::load(&args.config) {
+    let loaded = config::load(&args.config).and_then(|loaded| loaded.for_role(args.role).map(|()| loaded));
+    let loaded = match loaded {
         Ok(loaded) => loaded,
         Err(report) => {
             print_error(&report.render(style))?;
@@ -51,7 +46,8 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
     // A standard input is read once; there is nothing to follow.
     let file = Some(args.config).filter(|file| file.as_os_str() != "-");
-    runtime.block_on(serve::run(loaded.config, file, metrics, |started| announce(&started)))
+    let process = serve::Process { role: args.role, identity: args.identity, file, metrics };
+    runtime.block_on(serve::run(loaded.config, process, |started| announce(&started)))
 }
 
 fn announce(started: &Started) {

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::{
-    client::{AdminAddress, ask_admin, block_on},
+    client::{AdminSource, block_on},
     output::Output,
     terminal::{Style, print},
 };
@@ -23,14 +23,15 @@ pub(crate) struct StatusArgs {
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
     #[command(flatten)]
-    admin: AdminAddress,
+    admin: AdminSource,
 }
 
 pub(crate) fn run(args: StatusArgs) -> anyhow::Result<ExitCode> {
     block_on(async move {
+        let port = args.admin.open().await?;
         let redraw = args.watch && io::stdout().is_terminal() && args.output == Output::Text;
         loop {
-            let answer = ask_admin(&args.admin, "/api/models").await?;
+            let answer = port.ask("/api/models").await?;
             let text = match args.output {
                 Output::Json => format!("{answer:#}\n"),
                 Output::Text => table(&answer, Style::of(&io::stdout())),

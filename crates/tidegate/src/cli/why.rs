@@ -5,7 +5,7 @@ use std::{io, process::ExitCode};
 use clap::Args;
 
 use super::{
-    client::{AdminAddress, ask_admin, block_on},
+    client::{AdminSource, block_on},
     output::Output,
     terminal::{Style, print},
 };
@@ -19,14 +19,14 @@ pub(crate) struct WhyArgs {
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
     #[command(flatten)]
-    admin: AdminAddress,
+    admin: AdminSource,
 }
 
 pub(crate) fn run(args: &WhyArgs) -> anyhow::Result<ExitCode> {
     block_on(async {
         let at = args.at.as_ref().map(|at| format!("?at={}", at.replace('+', "%2B").replace(' ', "T")));
         let path = format!("/api/models/{}/why{}", args.model, at.unwrap_or_default());
-        let answer = ask_admin(&args.admin, &path).await?;
+        let answer = args.admin.open().await?.ask(&path).await?;
         let text = match args.output {
             Output::Json => format!("{answer:#}\n"),
             Output::Text => {

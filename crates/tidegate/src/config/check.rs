@@ -4,8 +4,9 @@ use std::{collections::HashMap, hash::Hash, net::SocketAddr, time::Duration};
 
 use super::{
     Bounds,
-    read::Window,
+    read::{TimeOfDay, Window},
     report::quoted,
+    scalar::Auto,
     section::{Findings, Setting},
     yaml::Span,
 };
@@ -172,19 +173,83 @@ fn is_secret(name: &str) -> bool {
         .any(|word| name.ends_with(word))
 }
 
-/// `from` and `to` in minutes after midnight, with their settings.
-pub(super) fn window<T>(
+/// A window that would be empty, or begin at the end of a day.
+pub(super) fn window(
     found: &mut Findings,
-    from: Option<(&Setting<T>, u16)>,
-    to: Option<(&Setting<T>, u16)>,
+    from: Option<&Setting<TimeOfDay>>,
+    to: Option<&Setting<TimeOfDay>>,
 ) {
-    let (Some((from, start)), Some((to, end))) = (from, to) else { return };
-    if start == end {
+    let (Some(from), Some(to)) = (from, to) else { return };
+    if from.value.0 == to.value.0 {
         let message = format!("{} is when the window starts: it would be empty", to.text);
         found.error(&to.path, to.span, message, "for the whole day write 00:00 and 24:00");
-    } else if start == 24 * 60 {
+    } else if i32::from(from.value.0) == DAY {
         let message = "24:00 is the end of a day, not a start".to_owned();
         found.error(&from.path, from.span, message, "write 00:00 and the next day");
+    }
+}
+
+/// Replicas that are ready after their window has ended were started for nothing.
+pub(super) fn window_outlasts_start(
+    found: &mut Findings,
+    from: Option<&Setting<TimeOfDay>>,
+    to: Option<&Setting<TimeOfDay>>,
+    start: Option<Duration>,
+) {
+    let (Some(from), Some(to), Some(start)) = (from, to, start) else { return };
+    let minutes = (i32::from(to.value.0) - i32::from(from.value.0)).rem_euclid(DAY);
+    let length = Duration::from_secs(60 * u64::try_from(minutes).unwrap_or(0));
+    if !length.is_zero() && length < start {
+        let message =
+            format!("{} ends the window after {length:?}, and a start is assumed to take {start:?}", to.text);
+        found.warning(&to.path, to.span, message, "let it last longer: one late replica is none");
+    }
+}
+
+/// A floor that is asked for too late begins without its replicas.
+pub(super) fn prewarm_covers_start(
+    found: &mut Findings,
+    prewarm: Option<&Setting<Auto<Duration>>>,
+    start: Option<Duration>,
+) {
+    let (Some(prewarm), Some(start)) = (prewarm, start) else { return };
+    if let Auto::Fixed(ahead) = prewarm.value
+        && ahead < start
+    {
+        let message = format!(
+            "{} is less than a start is assumed to take, {start:?}: the window would begin without its replicas",
+            prewarm.text
+        );
+        found.warning(&prewarm.path, prewarm.span, message, "write auto: starts are measured");
+    }
+}
+
+/// A floor that the model has anyway.
+pub(super) fn floor_changes_something(
+    found: &mut Findings,
+    floor: Option<&Setting<u32>>,
+    min: Option<&Setting<u32>>,
+) {
+    let (Some(floor), Some(min)) = (floor, min) else { return };
+    if floor.value <= min.value {
+        let message = format!("{} changes nothing beside {}", floor.text, min.mention(&floor.path));
+        found.warning(&floor.path, floor.span, message, "remove it, or write more");
+    }
+}
+
+/// A window that allows none, and has calls refused, in spite of the model's floor.
+pub(super) fn nothing_overrules_min(
+    found: &mut Findings,
+    most: Option<&Setting<u32>>,
+    min: Option<&Setting<u32>>,
+) {
+    let (Some(most), Some(min)) = (most, min) else { return };
+    if most.value == 0 && min.value > 0 {
+        let message = format!(
+            "0 is stronger than {}: while the window is open the model is off, and calls are refused",
+            min.mention(&most.path)
+        );
+        found.warning(&most.path, most.span, message, "");
     }
 }
 
@@ -196,9 +261,9 @@ pub(super) fn floors_under_caps(found: &mut Findings, windows: &[Window]) {
         for (_, other) in windows.iter().enumerate().filter(|(other, _)| *other != index) {
             let Bounds::Between { cap: Some(cap), .. } = other.schedule.bounds else { continue };
             if floor > cap && overlap(window, other) {
-                let line = other.span.map_or(0, |span| span.line);
+                let line = other.span.map(Span::mention).unwrap_or_default();
                 let message = format!(
-                    "min {floor} is more than max {cap} of {} (line {line}), and both apply at times",
+                    "min {floor} is more than max {cap} of {}{line}, and both apply at times",
                     quoted(&other.schedule.name)
                 );
                 found.error(&window.path, window.span, message, "let the windows not overlap");

@@ -112,7 +112,7 @@ impl Explained {
         match self.key.fallback {
             Fallback::Value(text) => text.to_owned(),
             Fallback::Required => "none: it is required".to_owned(),
-            Fallback::Absent | Fallback::Shown if self.key.children().is_empty() => "none".to_owned(),
+            _ if self.key.children().is_empty() || self.key.is_repeated() => "none".to_owned(),
             Fallback::Absent | Fallback::Shown => "those of the keys inside".to_owned(),
         }
     }

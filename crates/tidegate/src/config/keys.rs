@@ -3,8 +3,10 @@
 //! The reader takes kinds and defaults from here, `config explain` the meaning, `config schema` and
 //! `config default` all of it. A key that is not here does not exist.
 
+mod cluster;
 mod model;
 
+use cluster::CLUSTER;
 use model::MODEL;
 
 #[derive(Debug)]
@@ -44,6 +46,12 @@ pub(crate) enum Kind {
         min: u64,
         max: u64,
         or: &'static [&'static str],
+    },
+    /// A whole number within these bounds, or a text of this form.
+    NumberOrText {
+        min: u64,
+        max: u64,
+        form: Form,
     },
     Flag,
     Text(Form),
@@ -89,6 +97,16 @@ impl Key {
         Self { example: text, ..self }
     }
 
+    /// The meaning, with that of each word it may have.
+    pub(crate) fn meaning_in_full(&self) -> String {
+        match &self.kind {
+            Kind::Choice(choices) | Kind::ChoiceOrSection(choices, _) => {
+                with_words(self.meaning, choices.iter())
+            }
+            _ => self.meaning.to_owned(),
+        }
+    }
+
     /// The keys inside this one.
     pub(crate) fn children(&self) -> &'static [Key] {
         match self.kind {
@@ -118,6 +136,9 @@ impl Kind {
             Self::Duration { or } => either("a duration with its unit, like 200ms, 1.5s or 10m", or),
             Self::Bytes => "a size with its unit, like 64KiB or 1GiB".to_owned(),
             Self::Number { min, max, or } => either(&format!("a whole number from {min} to {max}"), or),
+            Self::NumberOrText { min, max, form } => {
+                format!("a whole number from {min} to {max}, or {}", form.words)
+            }
             Self::Flag => "true or false".to_owned(),
             Self::Text(form) => form.words.to_owned(),
             Self::Choice(choices) => one_of(choices),
@@ -131,6 +152,15 @@ impl Kind {
     }
 }
 
+/// A meaning with those of words.
+pub(crate) fn with_words<'c>(
+    meaning: &str,
+    choices: impl Iterator<Item = &'c (&'static str, &'static str)>,
+) -> String {
+    let words: Vec<String> = choices.map(|(word, meaning)| format!("{word}: {meaning}")).collect();
+    format!("{meaning} {}.", words.join("; "))
+}
+
 fn either(words: &str, or: &[&str]) -> String {
     if or.is_empty() { words.to_owned() } else { format!("{}, or {words}", or.join(", ")) }
 }
@@ -138,6 +168,12 @@ fn either(words: &str, or: &[&str]) -> String {
 fn one_of(choices: &[(&str, &str)]) -> String {
     let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
     format!("one of {}", words.join(", "))
+}
+
+/// The keys of a `Model` resource's spec: those of an entry of `models` but its name, which is the resource's.
+pub(crate) fn of_resource() -> &'static [Key] {
+    let (_name, keys) = MODEL.split_first().expect("a model has keys");
+    keys
 }
 
 /// Every key with its path (`models[].slo.p99`), in the order of the file.
@@ -177,6 +213,12 @@ const fn text(name: &'static str, words: &'static str, pattern: &'static str, me
     Key::new(name, Kind::Text(Form { words, pattern }), meaning)
 }
 
+/// A name of one part, as namespaces and Services have.
+const LABEL: Form = Form {
+    words: "lower-case letters, digits and \"-\", at most 63, beginning and ending with a letter or digit",
+    pattern: "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$",
+};
+
 const ADDRESS: Kind = Kind::Text(Form {
     words: "an IP address and port, like 0.0.0.0:8080",
     pattern: r"^(\d{1,3}(\.\d{1,3}){3}|\[[0-9a-fA-F:.]+\]):\d{1,5}$",
@@ -207,7 +249,18 @@ pub(crate) static ROOT: &[Key] = &[
     .default("false"),
     section("limits", LIMITS, "Bounds of the whole process; what exceeds them is refused, never queued."),
     section("shutdown", SHUTDOWN, "How the process leaves on SIGTERM without losing a call."),
-    Key::new("models", Kind::Sections(MODEL), "The models that are served; at least one.").required(),
+    section(
+        "cluster",
+        CLUSTER,
+        "How the processes of an installation in Kubernetes find each other, and where Model resources are. It \
+         counts where there are kubernetes fleets or Model resources.",
+    ),
+    Key::new(
+        "models",
+        Kind::Sections(MODEL),
+        "The models that are served; at least one, unless cluster.models serves Model resources too.",
+    )
+    .shown(),
 ];
 
 static TLS: &[Key] = &[

@@ -1,10 +1,13 @@
 //! From the tree to a [`Config`]: each section is read whole, whatever else is wrong, so that all errors are told
 //! at once. `None` anywhere means that an error was reported.
 
+mod cluster;
+mod fleet;
 mod model;
 mod schedule;
 
-pub(super) use schedule::Window;
+pub(super) use model::{Placed, resource};
+pub(super) use schedule::{TimeOfDay, Window};
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -15,10 +18,12 @@ use super::{
     yaml::Node,
 };
 
-/// A configuration and the places of the addresses it listens on.
+/// A configuration, and the places of what can only be judged where it runs.
 pub(super) struct Read {
     pub(super) config: Config,
     pub(super) sockets: Vec<Setting<SocketAddr>>,
+    /// Where the fleet of each model stands.
+    pub(super) sites: Vec<Setting<()>>,
 }
 
 pub(super) fn file(found: &mut Findings, tree: &Node) -> Option<Read> {
@@ -31,21 +36,21 @@ pub(super) fn file(found: &mut Findings, tree: &Node) -> Option<Read> {
     let admin = found.get::<SocketAddr>(&root, "admin");
     let insecure = found.get::<bool>(&root, "allowInsecureAdmin");
     check::admin(found, admin.as_ref(), insecure.is_some_and(|setting| setting.value));
-    let sockets = listen.iter().chain(&admin);
+    let (cluster, signals) = cluster::cluster(found, &root);
+    let sockets = || listen.iter().chain(&admin).chain(&signals);
     // Port 0 is another port each time.
-    check::distinct(found, sockets.filter(|setting| setting.value.port() != 0));
+    check::distinct(found, sockets().filter(|setting| setting.value.port() != 0));
     let memory_section = found.section(&root, "limits");
     let (limits, memory) = limits(found, &memory_section);
     let shutdown = shutdown(found, &root);
-    let models = model::all(found, &root, memory.as_ref());
-    let admin = admin?;
-    let mut sockets = listen.clone();
-    sockets.push(admin.clone());
+    let resources = cluster.as_ref().map(|cluster| &cluster.resources);
+    let models = model::all(found, &root, memory.as_ref(), resources);
+    let sockets = sockets().cloned().collect();
+    let (models, sites) = models?.into_iter().map(|placed| (placed.model, placed.site)).unzip();
     let listen = listen.into_iter().map(|setting| setting.value).collect();
-    Some(Read {
-        config: Config { listen, admin: admin.value, limits: limits?, shutdown: shutdown?, models: models? },
-        sockets,
-    })
+    let admin = admin?.value;
+    let config = Config { listen, admin, limits: limits?, shutdown: shutdown?, cluster: cluster?, models };
+    Some(Read { config, sockets, sites })
 }
 
 fn tls(found: &mut Findings, root: &Section<'_>) {

@@ -8,8 +8,8 @@ const WIDTH: usize = 100;
 pub(crate) fn sample() -> String {
     let mut out = String::from(
         "# Tidegate's configuration with every key at its default. A file needs only what it changes:\n\
-         # all of it is optional but models, and of each its name, its fleet and, where replicas are\n\
-         # started and stopped, scaling.max.\n",
+         # all of it is optional but models (unless cluster.models serves Model resources), and of each\n\
+         # its name, its fleet and, where replicas are started and stopped, scaling.max.\n",
     );
     for key in keys::ROOT {
         out.push('\n');
@@ -27,7 +27,7 @@ fn key_lines(key: &Key, indent: usize, out: &mut String) {
             out.push_str(&format!("{pad}{}:\n", key.name));
             keys.iter().for_each(|key| key_lines(key, indent + 2, out));
         }
-        (Kind::Sections(keys), Fallback::Required) => {
+        (Kind::Sections(keys), _) if shown => {
             out.push_str(&format!("{pad}{}:\n", key.name));
             out.push_str(&item(keys, indent + 2));
         }
@@ -58,16 +58,7 @@ fn item(keys: &[Key], indent: usize) -> String {
 }
 
 fn meaning(key: &Key, indent: usize, out: &mut String) {
-    let mut text = key.meaning.to_owned();
-    match &key.kind {
-        Kind::Choice(choices) | Kind::ChoiceOrSection(choices, _) => {
-            let words: Vec<String> =
-                choices.iter().map(|(word, meaning)| format!("{word}: {meaning}")).collect();
-            text.push_str(&format!(" {}.", words.join("; ")));
-        }
-        _ => {}
-    }
-    for line in wrapped(&text, WIDTH.saturating_sub(indent + 2)) {
+    for line in wrapped(&key.meaning_in_full(), WIDTH.saturating_sub(indent + 2)) {
         out.push_str(&format!("{}# {line}\n", " ".repeat(indent)));
     }
 }

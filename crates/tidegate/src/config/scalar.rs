@@ -115,7 +115,9 @@ impl FromScalar for String {
 impl FromScalar for u32 {
     fn from_scalar(scalar: &Scalar, kind: &Kind) -> Result<Self, Complaint> {
         let number = whole_number(scalar, kind)?;
-        let Kind::Number { min, max, .. } = kind else { return Ok(number) };
+        let (Kind::Number { min, max, .. } | Kind::NumberOrText { min, max, .. }) = kind else {
+            return Ok(number);
+        };
         if (*min..=*max).contains(&u64::from(number)) {
             return Ok(number);
         }

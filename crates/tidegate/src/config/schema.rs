@@ -4,8 +4,8 @@ use serde_json::{Map, Value, json};
 
 use super::keys::{self, Fallback, Form, Key, Kind};
 
-const DURATION: &str = r"^(\d+(\.\d{1,9})?(ns|us|µs|ms|s|m|h|d))+$";
-const BYTES: &str = r"^\d+(\.\d{1,9})?(B|kB|KB|MB|GB|KiB|MiB|GiB|TiB)$";
+pub(super) const DURATION: &str = r"^(\d+(\.\d{1,9})?(ns|us|µs|ms|s|m|h|d))+$";
+pub(super) const BYTES: &str = r"^\d+(\.\d{1,9})?(B|kB|KB|MB|GB|KiB|MiB|GiB|TiB)$";
 
 /// The schema, draft 2020-12.
 pub(crate) fn schema() -> Value {
@@ -40,15 +40,12 @@ fn property(key: &Key) -> Value {
         if let Fallback::Value(text) = key.fallback {
             members.insert("default".to_owned(), default(&key.kind, text));
         }
-        if key.fallback == Fallback::Required && matches!(key.kind, Kind::Sections(_)) {
-            members.insert("minItems".to_owned(), json!(1));
-        }
     }
     schema
 }
 
 /// A default in the type that the schema gives it.
-fn default(kind: &Kind, text: &str) -> Value {
+pub(super) fn default(kind: &Kind, text: &str) -> Value {
     match kind {
         Kind::Number { .. } => text.parse::<u64>().map_or_else(|_| json!(text), |number| json!(number)),
         Kind::Flag => json!(text == "true"),
@@ -68,6 +65,10 @@ fn kind(kind: &Kind) -> Value {
         Kind::Number { min, max, or } => {
             or_words(json!({"type": "integer", "minimum": min, "maximum": max}), or)
         }
+        Kind::NumberOrText { min, max, form } => json!({"anyOf": [
+            {"type": "integer", "minimum": min, "maximum": max},
+            {"type": "string", "pattern": form.pattern},
+        ]}),
         Kind::Flag => json!({"type": "boolean"}),
         Kind::Text(Form { pattern: "", .. }) => text(),
         Kind::Text(Form { pattern, .. }) => json!({"type": "string", "pattern": pattern}),

@@ -11,6 +11,9 @@ use super::{
     yaml::{self, Entry, Node, Scalar, Span, Value},
 };
 
+/// What paths in a resource begin with.
+const SPEC: &str = "spec";
+
 /// Collects findings while sections are read.
 #[derive(Debug, Default)]
 pub(crate) struct Findings(Vec<Finding>);
@@ -79,6 +82,11 @@ impl Findings {
         self.open(keys::ROOT, String::new(), node)
     }
 
+    /// Opens the spec of a `Model` resource.
+    pub(crate) fn spec<'t>(&mut self, node: &'t Node) -> Section<'t> {
+        self.open(keys::of_resource(), SPEC.to_owned(), node)
+    }
+
     fn open<'t>(&mut self, keys: &'static [Key], path: String, node: &'t Node) -> Section<'t> {
         let mut section = Section::empty(keys, path);
         section.span = Some(node.span);
@@ -125,7 +133,7 @@ impl Findings {
         }
         let all = || format!("known here: {}", names().collect::<Vec<_>>().join(", "));
         let guessed = guess(&entry.key, names());
-        let (message, hint) = match (guessed, elsewhere(&entry.key)) {
+        let (message, hint) = match (guessed, elsewhere(&entry.key, &path)) {
             (Some(name), _) => (format!("unknown key, did you mean {name}?"), String::new()),
             (None, Some(place)) => ("unknown key here".to_owned(), format!("there is {place}")),
             (None, None) => ("unknown key".to_owned(), all()),
@@ -332,6 +340,12 @@ impl<'t> Section<'t> {
         self.entry(name).is_some()
     }
 
+    /// Whether the file has this key, with more than an empty list.
+    pub(crate) fn has_items(&self, name: &str) -> bool {
+        self.entry(name)
+            .is_some_and(|entry| !matches!(&entry.value.value, Value::List(items) if items.is_empty()))
+    }
+
     /// The names of the keys that the file has, with their places.
     pub(crate) fn names(&self) -> impl Iterator<Item = (&'t str, Span)> + '_ {
         self.entries.iter().map(|entry| (entry.key.as_str(), entry.key_span))
@@ -344,7 +358,8 @@ impl<'t> Section<'t> {
 
     /// A key's name and line, as a finding about another key mentions it.
     pub(crate) fn mention(&self, name: &str) -> String {
-        self.place_of(name).map_or_else(|| name.to_owned(), |span| format!("{name} (line {})", span.line))
+        let line = self.place_of(name).map(Span::mention).unwrap_or_default();
+        format!("{name}{line}")
     }
 
     pub(crate) fn path_of(&self, name: &str) -> String {
@@ -369,11 +384,16 @@ impl<'t> Section<'t> {
 }
 
 impl<T> Setting<T> {
+    /// Another value that stands in the same place.
+    pub(crate) fn with<U>(&self, value: U) -> Setting<U> {
+        Setting { value, text: self.text.clone(), path: self.path.clone(), span: self.span }
+    }
+
     /// Its name, value and place in words, as a finding at `path` mentions it.
     pub(crate) fn mention(&self, path: &str) -> String {
         let name = relative(&self.path, path);
         match self.span {
-            Some(span) => format!("{name} {} (line {})", self.text, span.line),
+            Some(span) => format!("{name} {}{}", self.text, span.mention()),
             None => format!("{name} {} (the default)", self.text),
         }
     }
@@ -411,11 +431,15 @@ fn shown(key: &str) -> String {
     if quoted.len() == key.len() + 2 { key.to_owned() } else { quoted }
 }
 
-/// The sections that do have a key of this name, if they are few enough to be told.
-fn elsewhere(name: &str) -> Option<String> {
+/// The sections that do have a key of this name, if they are few enough to be told to one who wrote it at `path`.
+fn elsewhere(name: &str, path: &str) -> Option<String> {
     let all = keys::all();
-    let same = all.iter().filter(|(_, key)| key.name == name);
-    let places: Vec<&str> = same.map(|(path, _)| path.as_str()).collect();
+    let same = all.iter().filter(|(_, key)| key.name == name).map(|(path, _)| path.clone());
+    let places: Vec<String> = if path.starts_with(SPEC) {
+        same.filter_map(|path| Some(joined(SPEC, path.strip_prefix("models[].")?))).collect()
+    } else {
+        same.collect()
+    };
     (1..=3).contains(&places.len()).then(|| places.join(" or "))
 }
 

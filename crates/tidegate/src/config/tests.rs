@@ -1,8 +1,11 @@
 //! What users see of a faulty file, and that the table of keys, the reader and the sample agree.
 
 mod agreement;
+mod crd;
 mod faults;
+mod kubernetes;
 mod mutations;
+mod resource;
 mod whole;
 
 use super::{Config, Report, Source, parse};

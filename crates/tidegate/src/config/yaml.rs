@@ -3,9 +3,13 @@
 //! Scalars stay text as written, so that a reader decides by what it expects and not by how `on`, `010` or `1_0`
 //! happen to resolve. Depth and the weight of the tree, aliases expanded, are bounded.
 
+mod write;
+
 use std::{borrow::Cow, collections::HashMap};
 
 use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, StrInput};
+
+pub(crate) use write::write;
 
 const DEPTH_MAX: usize = 32;
 /// Bytes of text plus [`NODE_WEIGHT`] per node: far above any honest file of the size that is read.
@@ -57,6 +61,13 @@ pub(crate) struct Broken {
 
 impl Span {
     pub(crate) const START: Self = Self { line: 1, column: 1, width: 1 };
+    /// In a tree that was not read from a text.
+    pub(crate) const NOWHERE: Self = Self { line: 0, column: 0, width: 0 };
+
+    /// Its line, as a sentence mentions it; nothing where there are no lines.
+    pub(crate) fn mention(self) -> String {
+        if self == Self::NOWHERE { String::new() } else { format!(" (line {})", self.line) }
+    }
 
     fn point(mark: &granit_parser::Marker) -> Self {
         Self { line: mark.line().max(1), column: mark.col() + 1, width: 1 }

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, PoisonError},
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -15,20 +18,42 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval},
 };
 
-use super::model::{Replicas, Served, View};
+use super::{
+    Role,
+    cluster::Cluster,
+    model::{After, Served, Site},
+    view::View,
+};
 use crate::config::{self, Config};
 
 /// How often the history for the page is sampled and gauges are published.
 const SAMPLING: Duration = Duration::from_secs(1);
 
+/// What is to be served: by the file, and by Model resources beside it.
+#[derive(Debug)]
+struct Declared {
+    file: Config,
+    resources: Vec<config::Model>,
+}
+
+impl Declared {
+    /// All models. A resource never takes the name of a model of the file.
+    fn models(&self) -> Vec<config::Model> {
+        let in_file = |name: &Arc<str>| self.file.models.iter().any(|model| model.name == *name);
+        let resources = self.resources.iter().filter(|model| !in_file(&model.name));
+        self.file.models.iter().chain(resources).cloned().collect()
+    }
+}
+
 /// All models in service.
 #[derive(Debug)]
 pub(crate) struct Registry {
     models: Models,
-    clock: Clock,
+    site: Site,
     served: Mutex<BTreeMap<Arc<str>, Served>>,
     views: Arc<ArcSwap<Vec<Arc<View>>>>,
-    config: Mutex<Config>,
+    declared: Mutex<Declared>,
+    known: AtomicBool,
     sampler: tokio::task::JoinHandle<()>,
 }
 
@@ -37,30 +62,47 @@ impl Registry {
     ///
     /// # Errors
     /// A fleet cannot be started.
-    pub(crate) fn start(config: Config) -> anyhow::Result<Self> {
+    pub(crate) fn start(config: Config, role: Role, cluster: Option<Arc<Cluster>>) -> anyhow::Result<Self> {
         // Decisions carry the time since the Unix epoch, so that people can read them.
         let offset = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let clock = Clock { start: Instant::now(), offset };
+        let site = Site { clock: Clock { start: Instant::now(), offset }, role, cluster };
         let start =
-            |model: &config::Model| Ok((Arc::clone(&model.name), Served::start(model.clone(), clock)?));
+            |model: &config::Model| Ok((Arc::clone(&model.name), Served::start(model.clone(), &site)?));
         let served = config.models.iter().map(start).collect::<anyhow::Result<BTreeMap<_, _>>>()?;
         let views = Arc::new(ArcSwap::default());
         let sampler = tokio::spawn(sample(Arc::clone(&views)));
         let registry = Self {
             models: Models::default(),
-            clock,
+            site,
             served: Mutex::const_new(BTreeMap::new()),
             views,
-            config: Mutex::const_new(config),
+            declared: Mutex::const_new(Declared { file: config, resources: Vec::new() }),
+            known: AtomicBool::new(false),
             sampler,
         };
         registry.publish(&served);
         Ok(Self { served: Mutex::const_new(served), ..registry })
     }
 
+    pub(super) fn role(&self) -> Role {
+        self.site.role
+    }
+
     /// What the gateway serves from; follows every change.
     pub(crate) fn models(&self) -> Models {
         self.models.clone()
+    }
+
+    /// Whether it is known which models there are and where their replicas are. Once known it stays so: a cluster
+    /// that is away is no reason to send clients elsewhere.
+    pub(crate) fn is_known(&self) -> bool {
+        if self.known.load(Ordering::Relaxed) {
+            return true;
+        }
+        let models = self.served.try_lock().is_ok_and(|served| served.values().all(Served::is_known));
+        let known = models && self.site.cluster.as_ref().is_none_or(|cluster| cluster.is_known());
+        self.known.store(known, Ordering::Relaxed);
+        known
     }
 
     /// The models as they are, by name.
@@ -72,46 +114,70 @@ impl Registry {
         self.views().iter().find(|view| &*view.config.name == model).cloned()
     }
 
-    /// Goes over to `new`: models that stay keep their replicas wherever their command allows it, and no request
-    /// is lost. Settings of the process itself are only taken over by a restart; the log says so.
+    /// Goes over to the file's new content: models that stay keep their replicas wherever their command allows it,
+    /// and no request is lost. Settings of the process itself are only taken over by a restart; the log says so.
     ///
     /// # Errors
     /// A fleet cannot be started; then everything stays as it was.
-    pub(crate) async fn replace(&self, new: Config) -> anyhow::Result<()> {
-        let mut config = self.config.lock().await;
-        let changes = config::changes(&config, &new);
+    pub(crate) async fn replace_file(&self, new: Config) -> anyhow::Result<()> {
+        let mut declared = self.declared.lock().await;
+        let changes = config::changes(&declared.file, &new);
         if changes == config::Changes::default() {
             tracing::info!("configuration read again: no changes");
             return Ok(());
         }
+        let resources = declared.resources.clone();
+        self.go_over(&mut declared, Declared { file: new, resources }).await?;
+        tracing::info!("configuration read again: {changes}");
+        Ok(())
+    }
+
+    /// Names of the models that the file has.
+    pub(super) async fn names_in_file(&self) -> Vec<Arc<str>> {
+        self.declared.lock().await.file.models.iter().map(|model| Arc::clone(&model.name)).collect()
+    }
+
+    /// Goes over to other Model resources, as [`replace_file`](Self::replace_file) does to another file.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) async fn replace_resources(&self, resources: Vec<config::Model>) -> anyhow::Result<()> {
+        let mut declared = self.declared.lock().await;
+        if declared.resources == resources {
+            return Ok(());
+        }
+        let file = declared.file.clone();
+        self.go_over(&mut declared, Declared { file, resources }).await
+    }
+
+    async fn go_over(&self, declared: &mut Declared, new: Declared) -> anyhow::Result<()> {
+        let (before, after) = (declared.models(), new.models());
         let mut served = self.served.lock().await;
         let mut successors = Vec::new();
-        for model in &new.models {
-            let unchanged = config.models.iter().any(|before| before == model);
-            if unchanged {
+        for model in &after {
+            if before.iter().any(|before| before == model) {
                 continue;
             }
-            let before = served.get(&model.name);
-            let kept = before.filter(|before| before.view.config.fleet.has_same_replicas(&model.fleet));
+            let replaced = served.get(&model.name);
+            let kept = replaced.filter(|served| served.view.config.fleet.has_same_replicas(&model.fleet));
             successors.push(match kept {
-                Some(before) => (before.with(model.clone()), Replicas::Keep),
-                None => (Served::start(model.clone(), self.clock)?, Replicas::Stop),
+                Some(served) => (served.with(model.clone(), &self.site), After::Keep),
+                None => (Served::start(model.clone(), &self.site)?, After::Stop),
             });
         }
-        let stays = |name: &Arc<str>| new.models.iter().any(|model| model.name == *name);
+        let stays = |name: &Arc<str>| after.iter().any(|model| model.name == *name);
         let gone: Vec<Arc<str>> = served.keys().filter(|name| !stays(name)).cloned().collect();
-        let mut leaving: Vec<(Served, Replicas)> =
-            gone.iter().filter_map(|name| Some((served.remove(name)?, Replicas::Stop))).collect();
+        let mut leaving: Vec<(Served, After)> =
+            gone.iter().filter_map(|name| Some((served.remove(name)?, After::Stop))).collect();
         for (successor, replicas) in successors {
             let name = Arc::clone(&successor.view.config.name);
             leaving.extend(served.insert(name, successor).map(|before| (before, replicas)));
         }
         self.publish(&served);
         drop(served);
-        tracing::info!("configuration read again: {changes}");
-        *config = new;
-        for (served, replicas) in leaving {
-            tokio::spawn(served.retire(replicas));
+        *declared = new;
+        for (served, after) in leaving {
+            tokio::spawn(served.retire(after));
         }
         Ok(())
     }
@@ -122,11 +188,11 @@ impl Registry {
         let served = std::mem::take(&mut *self.served.lock().await);
         self.models.replace([]);
         self.views.store(Arc::default());
-        join_all(served.into_values().map(|served| served.retire(Replicas::Stop))).await;
+        join_all(served.into_values().map(|served| served.retire(After::Stop))).await;
     }
 
     fn publish(&self, served: &BTreeMap<Arc<str>, Served>) {
-        self.models.replace(served.values().map(|served| Model::new(served.parts())));
+        self.models.replace(served.values().filter_map(|served| served.parts().map(Model::new)));
         self.views.store(Arc::new(served.values().map(|served| Arc::clone(&served.view)).collect()));
     }
 }
@@ -137,8 +203,9 @@ async fn sample(views: Arc<ArcSwap<Vec<Arc<View>>>>) {
     loop {
         tick.tick().await;
         for view in views.load().iter() {
-            let stats = view.pipeline.stats();
-            view.pipeline.publish_gauges(&stats);
+            let Some(pipeline) = &view.pipeline else { continue };
+            let stats = pipeline.stats();
+            pipeline.publish_gauges(&stats);
             let mut history = view.history.lock().unwrap_or_else(PoisonError::into_inner);
             history.sample(view, stats);
         }

@@ -45,7 +45,8 @@ pub(super) async fn follow(file: PathBuf, registry: Arc<Registry>) {
 }
 
 async fn reload(file: &std::path::Path, registry: &Registry) -> bool {
-    let loaded = match config::load(file) {
+    let loaded = match config::load(file).and_then(|loaded| loaded.for_role(registry.role()).map(|()| loaded))
+    {
         Ok(loaded) => loaded,
         Err(report) => {
             tracing::error!(
@@ -55,7 +56,7 @@ async fn reload(file: &std::path::Path, registry: &Registry) -> bool {
             return false;
         }
     };
-    if let Err(error) = registry.replace(loaded.config).await {
+    if let Err(error) = registry.replace_file(loaded.config).await {
         tracing::error!("configuration cannot be carried out, the last good one stays: {error:#}");
         return false;
     }

@@ -1,4 +1,4 @@
-//! The pipeline's counters in the autoscaler's words: this process is the only gateway.
+//! What one model's pipeline counts, in the autoscaler's words.
 
 use std::{
     sync::{
@@ -14,11 +14,11 @@ use autoscaler::{
 };
 use pipeline::{Pipeline, Stats};
 
-/// Signals of one model from its pipeline in this process.
+/// What one model's pipeline counts.
 #[derive(Clone, Debug)]
-pub(super) struct LocalSource {
-    pipeline: Pipeline,
-    asked: Arc<Asked>,
+pub(super) struct Signals {
+    pub(super) pipeline: Pipeline,
+    pub(super) asked: Arc<Asked>,
 }
 
 /// Somebody wants a replica without having a request in the queue: a client that asks to load the model, or one
@@ -43,18 +43,9 @@ impl Asked {
     }
 }
 
-impl LocalSource {
-    pub(super) fn new(pipeline: Pipeline, asked: Arc<Asked>) -> Self {
-        Self { pipeline, asked }
-    }
-}
-
-impl Source for LocalSource {
-    async fn wake(&self) {
-        self.pipeline.wake_wanted().await;
-    }
-
-    fn gateways(&self, now: Duration) -> Vec<GatewayView> {
+impl Signals {
+    /// The counts as of `now`.
+    pub(super) fn report(&self, now: Duration) -> Report {
         let stats = self.pipeline.stats();
         if !stats.replicas.is_empty() {
             self.asked.fulfilled();
@@ -64,7 +55,32 @@ impl Source for LocalSource {
             report.gauges.queued_requests = report.gauges.queued_requests.max(1);
             report.gauges.queued_rows = report.gauges.queued_rows.max(1);
         }
-        vec![GatewayView { name: "local".into(), listed: true, report: Some(report) }]
+        report
+    }
+
+    /// Resolves when a request arrives and no replica is ready.
+    pub(super) async fn wake(&self) {
+        self.pipeline.wake_wanted().await;
+    }
+}
+
+/// Signals of a model whose only gateway is this process.
+#[derive(Clone, Debug)]
+pub(super) struct LocalSource(Signals);
+
+impl LocalSource {
+    pub(super) fn new(signals: Signals) -> Self {
+        Self(signals)
+    }
+}
+
+impl Source for LocalSource {
+    async fn wake(&self) {
+        self.0.wake().await;
+    }
+
+    fn gateways(&self, now: Duration) -> Vec<GatewayView> {
+        vec![GatewayView { name: "local".into(), listed: true, report: Some(self.0.report(now)) }]
     }
 }
 

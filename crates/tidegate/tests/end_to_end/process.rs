@@ -37,6 +37,16 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(arguments: &[&str], stdout: Stdio, stderr: Stdio) -> Self {
+        Self::start_in(arguments, &[], stdout, stderr)
+    }
+
+    /// As [`start`](Self::start), with these variables besides.
+    pub(crate) fn start_in(
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+        stdout: Stdio,
+        stderr: Stdio,
+    ) -> Self {
         let program = env!("CARGO_BIN_EXE_tidegate");
         let ourselves = std::process::id().to_string();
         let child = Command::new(program)
@@ -44,6 +54,7 @@ impl Running {
             .args(arguments)
             .current_dir(repository())
             .env_remove("RUST_LOG")
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(stdout)
             .stderr(stderr)

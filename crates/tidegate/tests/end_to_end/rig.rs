@@ -87,7 +87,7 @@ impl Drop for Folder {
     }
 }
 
-type Lines = Arc<Mutex<Vec<String>>>;
+pub(crate) type Lines = Arc<Mutex<Vec<String>>>;
 
 /// A gateway that serves.
 #[derive(Debug)]
@@ -194,7 +194,7 @@ pub(crate) fn configuration(models: &[String]) -> String {
     )
 }
 
-async fn keep(stream: impl tokio::io::AsyncBufRead + Unpin, lines: Lines) {
+pub(crate) async fn keep(stream: impl tokio::io::AsyncBufRead + Unpin, lines: Lines) {
     let mut stream = stream.lines();
     while let Ok(Some(line)) = stream.next_line().await {
         lines.lock().unwrap().push(line);
@@ -202,7 +202,7 @@ async fn keep(stream: impl tokio::io::AsyncBufRead + Unpin, lines: Lines) {
 }
 
 /// The address that follows `before` in a line.
-fn address(lines: &[String], before: &str) -> Option<SocketAddr> {
+pub(crate) fn address(lines: &[String], before: &str) -> Option<SocketAddr> {
     let rest = lines.iter().find_map(|line| line.split_once(before))?.1;
     rest.split(|c: char| !c.is_ascii_digit() && !".:".contains(c)).next()?.parse().ok()
 }

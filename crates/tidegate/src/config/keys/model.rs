@@ -1,6 +1,6 @@
 //! The keys of one entry of `models`.
 
-use super::{Form, Key, Kind, bytes, duration, number, section, text};
+use super::{Form, Key, Kind, LABEL, bytes, duration, number, section, text};
 
 const NAME: &str = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$";
 const REPLICAS: u64 = 10_000;
@@ -63,8 +63,8 @@ const PROTOCOLS: &[(&str, &str)] = &[
 
 static FLEET: &[Key] = &[
     section("process", PROCESS, "Child processes on this machine, started and stopped as needed.").shown(),
-    section("kubernetes", KUBERNETES, "A scalable Kubernetes object. Not supported by this version yet.")
-        .example("{namespace: ml, target: Deployment/digits, port: 8001}"),
+    section("kubernetes", KUBERNETES, "Pods of a Kubernetes object that can be scaled, like a Deployment.")
+        .example("{target: Deployment/digits, port: 8001}"),
     section("static", STATIC, "Model servers that run already; never scaled.")
         .example("{addresses: [10.0.0.4:8001]}"),
 ];
@@ -84,18 +84,40 @@ static PROCESS: &[Key] = &[
 ];
 
 static KUBERNETES: &[Key] = &[
-    text("namespace", "a namespace name", "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", "Where the object lives.")
-        .default("default")
-        .example("ml"),
+    Key::new(
+        "namespace",
+        Kind::Text(LABEL),
+        "Where the object and its Service are. If absent: where Tidegate runs.",
+    )
+    .example("ml"),
     text(
         "target",
-        "Kind/name, like Deployment/digits",
-        "^[A-Z][A-Za-z0-9]*/[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$",
+        "Kind/name or Kind.group/name, like Deployment/digits or Rollout.argoproj.io/digits",
+        r"^[A-Z][A-Za-z0-9]{0,62}(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*/[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$",
         "The object whose replica count is set: anything with a scale subresource.",
     )
     .required()
     .example("Deployment/digits"),
-    number("port", 1, 65_535, "Port of the model server in each pod.").required().example("8001"),
+    Key::new(
+        "service",
+        Kind::Text(LABEL),
+        "The Service whose endpoints are the replicas. If absent: the one of the target's name.",
+    )
+    .example("digits"),
+    Key::new(
+        "port",
+        Kind::NumberOrText {
+            min: 1,
+            max: 65_535,
+            form: Form {
+                words: "a port's name, like grpc",
+                pattern: "^([0-9][-0-9]*)?[a-z]([-a-z0-9]*[a-z0-9])?$",
+            },
+        },
+        "Port of the model server: its number in the pods, or the name that the Service gives it.",
+    )
+    .required()
+    .example("8001"),
 ];
 
 const HOST_AND_PORT: Kind = Kind::Text(Form {
@@ -170,7 +192,7 @@ static SCALING: &[Key] = &[
     Key::new(
         "schedules",
         Kind::Sections(SCHEDULE),
-        "Weekly windows with other bounds. Not applied by this version yet.",
+        "Weekly windows with other bounds. Open together, a pin beats caps and caps beat floors.",
     )
     .default("[]")
     .example(

@@ -1,35 +1,84 @@
 //! One entry of `models`.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use pipeline::{Batching, Concurrency, QueueLimits};
 
-use super::{positive, schedule};
+use super::{fleet::fleet, positive};
 use crate::config::{
-    Deadline, Fleet, Mode, Model, Process, Protocol, Scaling, Slo, check,
+    Deadline, Fleet, Model, Protocol, Resources, Slo, check,
+    report::quoted,
     scalar::{Auto, Bytes, Choice, formed},
     section::{Findings, Section, Setting, WordOrSection},
+    yaml::Node,
 };
 
 /// The percentiles an SLO may name.
 const PERCENTILES: [(&str, f64); 5] =
     [("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99), ("p99.9", 0.999)];
 
+/// A model, and where its fleet stands.
+pub(in crate::config) struct Placed {
+    pub(in crate::config) model: Model,
+    pub(in crate::config) site: Setting<()>,
+}
+
+/// Those of a file: none only where resources declare some. `resources` is `None` if that setting was refused.
 pub(super) fn all(
     found: &mut Findings,
     root: &Section<'_>,
     memory: Option<&Setting<Bytes>>,
-) -> Option<Vec<Model>> {
+    resources: Option<&Resources>,
+) -> Option<Vec<Placed>> {
+    if resources != Some(&Resources::Off) && !root.has_items("models") {
+        return Some(Vec::new());
+    }
+    if !root.has("models") {
+        found.missing(root, "models");
+    }
     let mut names = Vec::new();
     let mut models = Vec::new();
+    let mut complete = true;
     for section in found.sections(root, "models") {
         let name = found.get_with(&section, "name", |scalar, kind| formed(scalar, kind, is_model_name));
-        let model = one(found, &section, memory, name.as_ref());
+        match one(found, &section, memory, name.as_ref()) {
+            Some(model) => models.push(model),
+            None => complete = false,
+        }
         names.extend(name);
-        models.push(model);
     }
     check::distinct(found, names.iter());
-    models.into_iter().collect()
+    check::distinct(found, models.iter().filter_map(Placed::object).collect::<Vec<_>>().iter());
+    complete.then_some(models)
+}
+
+/// The one that a resource of this name declares.
+pub(in crate::config) fn resource(
+    found: &mut Findings,
+    tree: &Node,
+    name: &str,
+    memory: &Setting<Bytes>,
+) -> Option<Placed> {
+    let section = found.spec(tree);
+    let name = Setting {
+        value: name.to_owned(),
+        text: name.to_owned(),
+        path: "metadata.name".to_owned(),
+        span: section.span,
+    };
+    if !is_model_name(&name.value) {
+        let message = format!("{} is no name for a model", quoted(&name.value));
+        found.error(&name.path, name.span, message, "write at most 128 characters");
+    }
+    one(found, &section, Some(memory), Some(&name))
+}
+
+impl Placed {
+    /// The object that is scaled, if there is one: its namespace and its name in one spelling.
+    fn object(&self) -> Option<Setting<(Option<&str>, Cow<'_, str>)>> {
+        let Fleet::Kubernetes(kubernetes) = &self.model.fleet else { return None };
+        Some(self.site.with((kubernetes.namespace.as_deref(), kubernetes.object())))
+    }
 }
 
 fn one(
@@ -37,7 +86,7 @@ fn one(
     section: &Section<'_>,
     memory: Option<&Setting<Bytes>>,
     name: Option<&Setting<String>>,
-) -> Option<Model> {
+) -> Option<Placed> {
     let protocol = protocol(found, section);
     let slo = slo(found, section);
     let deadline = deadline(found, section);
@@ -51,15 +100,17 @@ fn one(
     tenants(found, section);
     let latency = slo.as_ref().map(|(_, latency)| latency);
     check::slo_within_deadline(found, latency, deadline.as_ref().map(|(default, _)| default));
-    if matches!(fleet, Some(Fleet::Process(_))) {
+    if fleet.as_ref().is_some_and(|fleet| fleet.value.scaling().is_some()) {
         let longest = deadline.as_ref().map(|(_, max)| max);
         check::cold_start_within_deadline(found, cold_start_timeout.as_ref(), longest);
     }
     let (default, max) = deadline?;
     let (quantile, latency) = slo?;
-    Some(Model {
+    let fleet = fleet?;
+    let site = fleet.with(());
+    let model = Model {
         name: Arc::from(name?.value.as_str()),
-        fleet: fleet?,
+        fleet: fleet.value,
         protocol: protocol?,
         slo: Slo { quantile, latency: latency.value },
         deadline: Deadline { default: default.value, max: max.value },
@@ -71,7 +122,8 @@ fn one(
         },
         idempotent: idempotent?.value,
         cold_start_timeout: cold_start_timeout?.value,
-    })
+    };
+    Some(Placed { model, site })
 }
 
 /// Letters and digits first, so that a name is never taken for an option or a hidden file.
@@ -180,149 +232,6 @@ fn queue(found: &mut Findings, model: &Section<'_>, memory: Option<&Setting<Byte
     let bytes = found.get::<Bytes>(&section, "maxBytes");
     check::at_most(found, bytes.as_ref(), memory);
     Some(QueueLimits { requests: requests?.value, bytes: bytes?.value.0 })
-}
-
-fn fleet(found: &mut Findings, model: &Section<'_>, scaling: &Section<'_>) -> Option<Fleet> {
-    if !model.has("fleet") {
-        found.missing(model, "fleet");
-        return None;
-    }
-    let fleet = found.section(model, "fleet");
-    let mut given = ["process", "kubernetes", "static"].into_iter().filter(|name| fleet.has(name));
-    let chosen = given.next();
-    for (first, second) in chosen.into_iter().cycle().zip(given) {
-        let first = fleet.mention(first);
-        let message =
-            format!("a fleet is one of process, kubernetes and static, and there is {first} already");
-        found.error(&fleet.path_of(second), fleet.place_of(second), message, "remove one of them");
-    }
-    match chosen {
-        Some("process") => process(found, &fleet, model, scaling).map(Fleet::Process),
-        Some("static") => fixed(found, &fleet, scaling),
-        Some(_) => kubernetes(found, &fleet, model, scaling),
-        None if fleet.is_broken() => None,
-        None => {
-            let message = "names none of process, kubernetes and static".to_owned();
-            found.error(&fleet.path, fleet.span, message, "add process: {command: […]}");
-            None
-        }
-    }
-}
-
-fn process(
-    found: &mut Findings,
-    fleet: &Section<'_>,
-    model: &Section<'_>,
-    scaling: &Section<'_>,
-) -> Option<Process> {
-    let section = found.section(fleet, "process");
-    let command = found.list::<String>(&section, "command");
-    let env = found.texts(&section, "env");
-    check::port(found, &command, &env, section.place_of("command"));
-    check::environment(found, &env);
-    let scaling = self::scaling(found, model, scaling)?;
-    Some(Process {
-        command: command.into_iter().map(|setting| setting.value).collect(),
-        env: env.into_iter().map(|(name, text)| (name.value, text)).collect(),
-        scaling,
-    })
-}
-
-fn fixed(found: &mut Findings, fleet: &Section<'_>, scaling: &Section<'_>) -> Option<Fleet> {
-    let section = found.section(fleet, "static");
-    let addresses =
-        found.list_with(&section, "addresses", |scalar, kind| formed(scalar, kind, is_host_and_port));
-    check::distinct(found, addresses.iter());
-    for (name, span) in scaling.names().filter(|(name, _)| *name != "coldStartTimeout") {
-        let message = "has no effect: a static fleet is not scaled".to_owned();
-        found.warning(&scaling.path_of(name), Some(span), message, "remove it");
-    }
-    Some(Fleet::Static { addresses: addresses.into_iter().map(|setting| setting.value).collect() })
-}
-
-fn is_host_and_port(text: &str) -> bool {
-    text.rsplit_once(':').is_some_and(|(host, port)| {
-        let is_port =
-            port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port != 0);
-        is_port && is_host(host)
-    })
-}
-
-/// A name, an IPv4 address, or an IPv6 address in brackets.
-fn is_host(host: &str) -> bool {
-    match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-        Some(address) => address.parse::<IpAddr>().is_ok_and(|address| address.is_ipv6()),
-        None => {
-            let inside = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-            !host.is_empty() && host.len() <= 253 && host.chars().all(inside)
-        }
-    }
-}
-
-fn kubernetes(
-    found: &mut Findings,
-    fleet: &Section<'_>,
-    model: &Section<'_>,
-    scaling: &Section<'_>,
-) -> Option<Fleet> {
-    let section = found.section(fleet, "kubernetes");
-    found.get_with(&section, "namespace", |scalar, kind| formed(scalar, kind, is_dns_label));
-    found.get_with(&section, "target", |scalar, kind| formed(scalar, kind, is_target));
-    found.get::<u32>(&section, "port");
-    self::scaling(found, model, scaling);
-    let hint = "use process or static";
-    found.unsupported(&section.path, fleet.place_of("kubernetes"), "kubernetes fleets are", hint);
-    None
-}
-
-fn is_dns_label(text: &str) -> bool {
-    let inside = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    !text.is_empty()
-        && text.len() <= 63
-        && text.chars().all(inside)
-        && !text.starts_with('-')
-        && !text.ends_with('-')
-}
-
-fn is_target(text: &str) -> bool {
-    text.split_once('/').is_some_and(|(kind, name)| {
-        kind.starts_with(|c: char| c.is_ascii_uppercase())
-            && kind.chars().all(|c| c.is_ascii_alphanumeric())
-            && name.len() <= 253
-            && name.split('.').all(is_dns_label)
-    })
-}
-
-#[derive(Clone, Copy)]
-struct ModeWord(Mode);
-
-impl Choice for ModeWord {
-    const WORDS: &'static [(&'static str, Self)] =
-        &[("enforce", Self(Mode::Enforce)), ("observe", Self(Mode::Observe))];
-}
-
-fn scaling(found: &mut Findings, model: &Section<'_>, section: &Section<'_>) -> Option<Scaling> {
-    if !model.has("scaling") {
-        let message = "scaling.max is missing".to_owned();
-        found.error(&model.path, model.span, message, "add scaling: {max: 4}");
-        return None;
-    }
-    if !section.has("max") {
-        found.missing(section, "max");
-    }
-    let min = found.get::<u32>(section, "min");
-    let max = found.get::<u32>(section, "max");
-    check::at_most(found, min.as_ref(), max.as_ref());
-    let idle_after = found.get::<Auto<Duration>>(section, "idleAfter");
-    let mode = found.get::<ModeWord>(section, "mode");
-    let schedules = schedule::all(found, section, max.as_ref());
-    Some(Scaling {
-        min: min?.value,
-        max: max?.value,
-        idle_after: idle_after?.value.fixed(),
-        mode: mode?.value.0,
-        schedules: schedules?,
-    })
 }
 
 /// Quotas are not there yet, and nothing must look as if they were.

@@ -14,6 +14,14 @@ use crate::config::{
     yaml::{Scalar, Span},
 };
 
+/// What the model says for all times, which windows change.
+pub(super) struct Own<'s> {
+    pub(super) min: Option<&'s Setting<u32>>,
+    pub(super) max: Option<&'s Setting<u32>>,
+    /// How long a start is assumed to take, where that is long enough to be worth a word.
+    pub(super) start: Option<Duration>,
+}
+
 /// A window, and where it stands.
 pub(in crate::config) struct Window {
     pub(in crate::config) schedule: Schedule,
@@ -21,23 +29,14 @@ pub(in crate::config) struct Window {
     pub(in crate::config) span: Option<Span>,
 }
 
-pub(super) fn all(
-    found: &mut Findings,
-    scaling: &Section<'_>,
-    max: Option<&Setting<u32>>,
-) -> Option<Vec<Schedule>> {
+pub(super) fn all(found: &mut Findings, scaling: &Section<'_>, own: &Own<'_>) -> Option<Vec<Schedule>> {
     let sections = found.sections(scaling, "schedules");
-    if !sections.is_empty() {
-        let message = "schedules are not applied by this version yet".to_owned();
-        let hint = "checked only; replicas follow traffic alone";
-        found.warning(&scaling.path_of("schedules"), scaling.place_of("schedules"), message, hint);
-    }
     let mut names = Vec::new();
     let mut windows = Vec::new();
     let mut complete = true;
     for section in sections {
         let name = found.get::<String>(&section, "name");
-        match one(found, &section, name.as_ref(), max) {
+        match one(found, &section, name.as_ref(), own) {
             Some(schedule) => {
                 windows.push(Window { schedule, path: section.path.clone(), span: section.span })
             }
@@ -54,18 +53,27 @@ fn one(
     found: &mut Findings,
     section: &Section<'_>,
     name: Option<&Setting<String>>,
-    max: Option<&Setting<u32>>,
+    own: &Own<'_>,
 ) -> Option<Schedule> {
     let timezone = found.get::<Zone>(section, "timezone");
     let days = found.list::<Day>(section, "days");
     let from = found.get::<TimeOfDay>(section, "from");
     let to = found.get::<TimeOfDay>(section, "to");
-    check::window(found, from.as_ref().map(|t| (t, t.value.0)), to.as_ref().map(|t| (t, t.value.0)));
-    let bounds = bounds(found, section, max);
+    check::window(found, from.as_ref(), to.as_ref());
+    let sides = Sides::of(found, section, own.max);
+    let bounds = bounds(found, section, &sides);
     let on_request = found.get::<OnRequestWord>(section, "onRequest");
     let prewarm = found.get::<Auto<Duration>>(section, "prewarm");
+    if sides.ask_for_replicas() {
+        check::window_outlasts_start(found, from.as_ref(), to.as_ref(), own.start);
+        check::prewarm_covers_start(found, prewarm.as_ref(), own.start);
+    }
+    check::floor_changes_something(found, sides.floor.as_ref(), own.min);
+    if on_request.as_ref().is_some_and(|setting| setting.value.0 == OnRequest::Reject) {
+        check::nothing_overrules_min(found, sides.cap.as_ref().or(sides.pin.as_ref()), own.min);
+    }
     Some(Schedule {
-        name: name?.value.clone(),
+        name: name?.value.as_str().into(),
         timezone: timezone?.value.0,
         days: days.into_iter().map(|day| day.value.0).collect(),
         from: from?.value.0,
@@ -76,13 +84,31 @@ fn one(
     })
 }
 
-fn bounds(found: &mut Findings, section: &Section<'_>, max: Option<&Setting<u32>>) -> Option<Bounds> {
-    let floor = found.get::<u32>(section, "min");
-    let cap = found.get::<u32>(section, "max");
-    let pin = found.get::<u32>(section, "replicas");
-    check::at_most(found, floor.as_ref(), cap.as_ref());
-    check::at_most(found, floor.as_ref(), max);
-    check::at_most(found, pin.as_ref(), max);
+/// The bounds of a window, as written.
+struct Sides {
+    floor: Option<Setting<u32>>,
+    cap: Option<Setting<u32>>,
+    pin: Option<Setting<u32>>,
+}
+
+impl Sides {
+    fn of(found: &mut Findings, section: &Section<'_>, max: Option<&Setting<u32>>) -> Self {
+        let floor = found.get::<u32>(section, "min");
+        let cap = found.get::<u32>(section, "max");
+        let pin = found.get::<u32>(section, "replicas");
+        check::at_most(found, floor.as_ref(), cap.as_ref());
+        check::at_most(found, floor.as_ref(), max);
+        check::at_most(found, pin.as_ref(), max);
+        Self { floor, cap, pin }
+    }
+
+    fn ask_for_replicas(&self) -> bool {
+        [&self.floor, &self.pin].into_iter().flatten().any(|setting| setting.value > 0)
+    }
+}
+
+fn bounds(found: &mut Findings, section: &Section<'_>, sides: &Sides) -> Option<Bounds> {
+    let Sides { floor, cap, pin } = sides;
     let bounded = section.has("min") || section.has("max");
     match (section.has("replicas"), bounded) {
         (true, true) => {
@@ -95,10 +121,10 @@ fn bounds(found: &mut Findings, section: &Section<'_>, max: Option<&Setting<u32>
             );
             None
         }
-        (true, false) => Some(Bounds::Exactly(pin?.value)),
+        (true, false) => Some(Bounds::Exactly(pin.as_ref()?.value)),
         (false, true) => Some(Bounds::Between {
-            floor: floor.map(|setting| setting.value),
-            cap: cap.map(|setting| setting.value),
+            floor: floor.as_ref().map(|setting| setting.value),
+            cap: cap.as_ref().map(|setting| setting.value),
         }),
         (false, false) if section.is_broken() => None,
         (false, false) => {
@@ -151,7 +177,7 @@ impl Choice for OnRequestWord {
 }
 
 /// Minutes after midnight, up to and including 24:00.
-struct TimeOfDay(u16);
+pub(in crate::config) struct TimeOfDay(pub(in crate::config) u16);
 
 impl FromScalar for TimeOfDay {
     fn from_scalar(scalar: &Scalar, kind: &Kind) -> Result<Self, Complaint> {

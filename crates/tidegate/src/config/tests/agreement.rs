@@ -183,6 +183,13 @@ fn every_example_file_is_valid() {
 }
 
 #[test]
+fn the_configuration_of_an_installation_is_valid() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../manifests/base/tidegate.yaml");
+    let loaded = load(&file).unwrap_or_else(|report| panic!("{report}"));
+    assert_eq!(loaded.warnings.to_string(), "");
+}
+
+#[test]
 fn a_valid_file_is_valid_as_json_too() {
     let file = r#"{"models": [{"name": "m", "fleet": {"static": {"addresses": ["[::1]:80"]}}}]}"#;
     assert!(parse(super::source(file)).is_ok());

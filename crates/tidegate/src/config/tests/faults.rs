@@ -582,27 +582,6 @@ models:
 }
 
 #[test]
-fn a_kubernetes_fleet_is_read_and_refused() {
-    let file = r#"
-models:
-  - name: digits
-    fleet:
-      kubernetes: {namespace: ml, target: digits, port: 8001}
-    scaling: {max: 4}
-"#;
-    assert_snapshot!(answer(file), @r#"
-    ✗ tidegate.yaml:4:7  models[0].fleet.kubernetes: kubernetes fleets are not supported by this version
-          3 |     fleet:
-          4 |       kubernetes: {namespace: ml, target: digits, port: 8001}
-            |       ^^^^^^^^^^ use process or static
-    ✗ tidegate.yaml:4:43  models[0].fleet.kubernetes.target: "digits" is not allowed here
-          3 |     fleet:
-          4 |       kubernetes: {namespace: ml, target: digits, port: 8001}
-            |                                           ^^^^^^ write Kind/name, like Deployment/digits
-    "#);
-}
-
-#[test]
 fn an_openai_server_is_refused() {
     let file = r#"
 models:
@@ -884,7 +863,7 @@ models:
 }
 
 #[test]
-fn schedules_are_checked_and_said_not_to_be_applied() {
+fn schedules_are_checked() {
     let file = r#"
 models:
   - name: digits
@@ -895,10 +874,6 @@ models:
         - {name: day, timezone: Europe/Prag, from: 07:00, to: 25:00, min: 9}
 "#;
     assert_snapshot!(answer(file), @r#"
-    ! tidegate.yaml:6:7  models[0].scaling.schedules: schedules are not applied by this version yet
-          5 |       max: 4
-          6 |       schedules:
-            |       ^^^^^^^^^ checked only; replicas follow traffic alone
     ✗ tidegate.yaml:7:33  models[0].scaling.schedules[0].timezone: "Europe/Prag" is no time zone
           6 |       schedules:
           7 |         - {name: day, timezone: Europe/Prag, from: 07:00, to: 25:00, min: 9}
@@ -927,15 +902,61 @@ models:
         - {name: night, timezone: Europe/Prague, days: [mon], from: 22:00, to: 07:00, max: 0}
 "#;
     assert_snapshot!(answer(file), @r#"
-    ! tidegate.yaml:6:7  models[0].scaling.schedules: schedules are not applied by this version yet
-          5 |       max: 4
-          6 |       schedules:
-            |       ^^^^^^^^^ checked only; replicas follow traffic alone
     ✗ tidegate.yaml:7:11  models[0].scaling.schedules[0]: min 2 is more than max 0 of "night" (line 8), and both apply at times
           6 |       schedules:
           7 |         - {name: evening, timezone: Europe/Prague, from: 18:00, to: 23:00, min: 2}
             |           ^ let the windows not overlap
     "#);
+}
+
+#[test]
+fn windows_that_come_to_nothing_are_warned_of() {
+    let file = r#"
+models:
+  - name: digits
+    fleet: {kubernetes: {target: Deployment/digits, port: 8001}}
+    scaling:
+      min: 2
+      max: 4
+      schedules:
+        - {name: tick, timezone: UTC, from: 12:00, to: 12:01, min: 3}
+        - {name: day, timezone: UTC, from: 07:00, to: 11:00, min: 3, prewarm: 30s}
+        - {name: late, timezone: UTC, from: 19:00, to: 21:00, min: 2}
+        - {name: night, timezone: UTC, from: 22:00, to: 06:00, max: 0, onRequest: reject}
+"#;
+    assert_snapshot!(answer(file), @r#"
+    ! tidegate.yaml:8:56  models[0].scaling.schedules[0].to: 12:01 ends the window after 60s, and a start is assumed to take 120s
+          7 |       schedules:
+          8 |         - {name: tick, timezone: UTC, from: 12:00, to: 12:01, min: 3}
+            |                                                        ^^^^^ let it last longer: one late replica is none
+    ! tidegate.yaml:9:79  models[0].scaling.schedules[1].prewarm: 30s is less than a start is assumed to take, 120s: the window would begin without its replicas
+          8 |         - {name: tick, timezone: UTC, from: 12:00, to: 12:01, min: 3}
+          9 | …, to: 11:00, min: 3, prewarm: 30s}
+            |                                ^^^ write auto: starts are measured
+    ! tidegate.yaml:10:68  models[0].scaling.schedules[2].min: 2 changes nothing beside min 2 (line 5)
+          9 |         - {name: day, timezone: UTC, from: 07:00, to: 11:00, min: 3, prewarm: 30s}
+         10 | … from: 19:00, to: 21:00, min: 2}
+            |                                ^ remove it, or write more
+    ! tidegate.yaml:11:69  models[0].scaling.schedules[3].max: 0 is stronger than min 2 (line 5): while the window is open the model is off, and calls are refused
+         10 |         - {name: late, timezone: UTC, from: 19:00, to: 21:00, min: 2}
+         11 | … from: 22:00, to: 06:00, max: 0, onRequest: reject}
+            |                                ^
+    "#);
+}
+
+#[test]
+fn a_child_process_is_there_in_seconds() {
+    let file = r#"
+models:
+  - name: digits
+    fleet: {process: {command: [serve, "{port}"]}}
+    scaling:
+      max: 4
+      schedules:
+        - {name: tick, timezone: UTC, from: 12:00, to: 12:01, min: 3, prewarm: 15s}
+        - {name: night, timezone: UTC, from: 22:00, to: 06:00, max: 0, onRequest: reject}
+"#;
+    assert_snapshot!(answer(file), @"");
 }
 
 #[test]

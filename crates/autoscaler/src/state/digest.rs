@@ -1,0 +1,231 @@
+//! What was learned of a model, in at most two kilobytes: what a process that takes over should know, and has no way
+//! to see. The present is not in it: that is looked at.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{RestoreError, State};
+use crate::{
+    capacity::Unit,
+    coldstart::ColdStarts,
+    decide::Decision,
+    demand::{Envelope, Measure, Why},
+    idle::{GAPS_NEEDED, Idle},
+    signals::{SAMPLES_NEEDED, Signals},
+    snapshot::LatencyModel,
+};
+
+/// Form of a digest; another one is not read.
+const VERSION: u32 = 1;
+/// Targets are kept as the highest of each of so many seconds, so many times.
+const SPAN: Duration = Duration::from_secs(60);
+const SPANS: usize = 5;
+/// How far clocks of two machines may differ; a digest from later than that is of another epoch.
+const SKEW: Duration = Duration::from_secs(60);
+
+/// The learned part of a [`State`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Digest {
+    version: u32,
+    /// When it was made; times are in milliseconds, and before this one where they are ages.
+    at: u64,
+    /// The last cold starts, newest last.
+    #[serde(default)]
+    starts: Vec<u64>,
+    /// Gaps between requests, by length.
+    #[serde(default)]
+    gaps: Vec<u32>,
+    /// Since the model was last busy.
+    busy: Option<u64>,
+    latency: Option<Latency>,
+    /// The highest targets of the last minutes, with their age, newest last.
+    #[serde(default)]
+    targets: Vec<(u64, u32)>,
+    peak: Option<Highest>,
+}
+
+/// [`LatencyModel`] in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Latency {
+    fixed: u64,
+    row: u64,
+    tail: u32,
+    samples: u64,
+    rows: u32,
+    calls: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct Highest {
+    age: u64,
+    peak: f64,
+    unit: Unit,
+    in_flight: bool,
+}
+
+/// An envelope's peak, and when it was true.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Peak {
+    at: Duration,
+    peak: f64,
+    unit: Unit,
+    /// Of what is in flight; else of what arrives in a second.
+    in_flight: bool,
+}
+
+#[derive(Deserialize)]
+struct Form {
+    version: u32,
+}
+
+impl Digest {
+    pub(super) fn of(state: &State) -> Self {
+        let now = state.life.observed().unwrap_or_default();
+        let age = |at: Duration| millis(now.saturating_sub(at));
+        Self {
+            version: VERSION,
+            at: millis(now),
+            starts: state.starts.samples().map(millis).collect(),
+            gaps: state.idle.gaps().to_vec(),
+            busy: state.idle.busy_at.map(age),
+            latency: state.signals.latency().map(Latency::from),
+            targets: highest(state, now).map(|(at, target)| (age(at), target)).collect(),
+            peak: state.highest_peak().map(|peak| Highest {
+                age: age(peak.at),
+                peak: peak.peak,
+                unit: peak.unit,
+                in_flight: peak.in_flight,
+            }),
+        }
+    }
+
+    /// The digest that [`to_json`](Self::to_json) has written.
+    ///
+    /// # Errors
+    /// [`RestoreError`] if it is no digest, or one of another version.
+    pub fn from_json(json: &str) -> Result<Self, RestoreError> {
+        let Form { version } = serde_json::from_str(json)?;
+        if version != VERSION {
+            return Err(RestoreError::Version { found: version, known: VERSION });
+        }
+        Ok(serde_json::from_str(json)?)
+    }
+
+    /// Two kilobytes at most.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("has string keys only and no value that can refuse")
+    }
+
+    /// How much was learned, in samples that count: one that weighs less is not to replace one that weighs more.
+    #[must_use]
+    pub fn weight(&self) -> u64 {
+        let gaps: u64 = self.gaps.iter().map(|count| u64::from(*count)).sum();
+        let calls = self.latency.map_or(0, |latency| latency.samples);
+        // More than what makes it believed is not more: histories are shortened and gateways restart.
+        self.starts.len() as u64 + gaps.min(u64::from(GAPS_NEEDED)) + calls.min(SAMPLES_NEEDED)
+    }
+
+    /// If it was made well after `now`, its times are of another epoch: then only what has no time in it is kept.
+    pub(super) fn restore(self, now: Duration) -> State {
+        let made = Duration::from_millis(self.at);
+        let dated = made <= now + SKEW;
+        let at = |age: &u64| made.min(now).checked_sub(Duration::from_millis(*age)).filter(|_| dated);
+        let targets = self.targets.iter().take(SPANS);
+        State {
+            signals: Signals::restored(self.latency.map(LatencyModel::from)),
+            starts: ColdStarts::restored(self.starts.iter().map(|took| Duration::from_millis(*took))),
+            idle: Idle::restored(&self.gaps, self.busy.as_ref().and_then(at)),
+            past: self.peak.and_then(|p| {
+                let peak = p.peak.max(0.0);
+                Some(Peak { at: at(&p.age)?, peak, unit: p.unit, in_flight: p.in_flight })
+            }),
+            targets: targets.filter_map(|(age, target)| Some((at(age)?, *target))).collect(),
+            ..State::default()
+        }
+    }
+}
+
+/// The highest target of each span, oldest first.
+fn highest(state: &State, now: Duration) -> impl Iterator<Item = (Duration, u32)> {
+    let within = move |span: usize| {
+        let ages = SPAN * span as u32..SPAN * (span as u32 + 1);
+        let targets = state.targets.iter().filter(move |(at, _)| ages.contains(&now.saturating_sub(*at)));
+        targets.copied().max_by_key(|(_, target)| *target)
+    };
+    (0..SPANS).rev().filter_map(within)
+}
+
+impl State {
+    /// The peak to be told to another process: the last decision's, or one that was told to us and is higher.
+    fn highest_peak(&self) -> Option<Peak> {
+        let ours = self.peak?;
+        Some(self.past.filter(|past| past.is_like(&ours) && past.peak >= ours.peak).unwrap_or(ours))
+    }
+}
+
+impl Peak {
+    /// What the envelope of `decision` was reckoned from. A bound for few requests is no peak.
+    pub(super) fn of(decision: &Decision) -> Option<Self> {
+        let envelope = decision.terms.iter().find_map(|term| match &term.why {
+            Why::Envelope(envelope) if envelope.measure != Measure::SparseRate => Some(envelope),
+            _ => None,
+        })?;
+        Some(Self::new(envelope, decision.inputs.capacity.unit, decision.at))
+    }
+
+    fn new(envelope: &Envelope, unit: Unit, at: Duration) -> Self {
+        Self { at, peak: envelope.peak, unit, in_flight: envelope.measure == Measure::InFlight }
+    }
+
+    fn is_like(&self, other: &Self) -> bool {
+        self.unit == other.unit && self.in_flight == other.in_flight
+    }
+
+    /// `seen`, or this peak where it is higher, of the same kind, and within the horizon.
+    pub(crate) fn or_higher(&self, seen: Envelope, unit: Unit, now: Duration) -> Envelope {
+        let counts = self.is_like(&Self::new(&seen, unit, now))
+            && now.saturating_sub(self.at) < seen.horizon
+            && self.peak > seen.peak;
+        if !counts {
+            return seen;
+        }
+        let measure = if self.in_flight { Measure::InFlight } else { Measure::Rate };
+        Envelope { peak: self.peak, measure, ..seen }
+    }
+}
+
+impl From<LatencyModel> for Latency {
+    fn from(model: LatencyModel) -> Self {
+        Self {
+            fixed: nanos(model.fixed),
+            row: nanos(model.per_row),
+            tail: model.tail_permille,
+            samples: model.samples,
+            rows: model.max_batch_rows,
+            calls: model.concurrency,
+        }
+    }
+}
+
+impl From<Latency> for LatencyModel {
+    fn from(latency: Latency) -> Self {
+        Self {
+            fixed: Duration::from_nanos(latency.fixed),
+            per_row: Duration::from_nanos(latency.row),
+            tail_permille: latency.tail,
+            samples: latency.samples,
+            max_batch_rows: latency.rows,
+            concurrency: latency.calls,
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

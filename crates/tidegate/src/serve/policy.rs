@@ -1,0 +1,36 @@
+//! A model's configuration in the autoscaler's words.
+
+use std::time::Duration;
+
+use autoscaler::policy::{Assumed, Bounds, IdleAfter, Mode, Policy, Slo};
+use pipeline::Concurrency;
+
+use crate::config::{self, Fleet};
+
+/// How long a child process is believed to take until it is ready, before some starts were measured.
+const PROCESS_START: Duration = Duration::from_secs(10);
+
+/// How the model is scaled; `None` where its replicas are fixed.
+pub(super) fn policy(config: &config::Model) -> Option<Policy> {
+    let scaling = config.fleet.scaling()?;
+    let default = Assumed::default();
+    let concurrency = match config.concurrency {
+        Concurrency::Fixed(concurrency) => concurrency,
+        Concurrency::Auto => default.concurrency,
+    };
+    let cold_start = match config.fleet {
+        Fleet::Process(_) => PROCESS_START,
+        Fleet::Kubernetes(_) | Fleet::Static { .. } => default.cold_start,
+    };
+    Some(Policy {
+        bounds: Bounds { min: scaling.min, max: scaling.max },
+        slo: Slo { target: config.slo.latency, percentile: config.slo.quantile },
+        idle_after: scaling.idle_after.map_or(IdleAfter::Auto, IdleAfter::Fixed),
+        mode: match scaling.mode {
+            config::Mode::Enforce => Mode::Enforce,
+            config::Mode::Observe => Mode::Observe,
+        },
+        assumed: Assumed { concurrency, cold_start },
+        schedules: scaling.schedules.clone(),
+    })
+}
