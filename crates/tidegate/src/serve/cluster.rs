@@ -323,8 +323,8 @@ impl Leading {
         })
     }
 
-    /// Scales the replicas of a model while this process leads.
-    fn fleet(&self, config: &config::Model) -> Option<KubernetesFleet> {
+    /// The replicas of a model, to be scaled in that epoch and in no other.
+    fn fleet(&self, config: &config::Model, epoch: u64) -> Option<KubernetesFleet> {
         let Fleet::Kubernetes(kubernetes) = &config.fleet else { return None };
         let namespace = namespace(kubernetes, &self.namespace);
         let target = kubernetes.target.parse().ok()?;
@@ -333,7 +333,7 @@ impl Leading {
             ..kubernetes::fleet::Config::new(Arc::clone(&config.name), namespace, target)
         };
         let fence = self.fence.clone();
-        Some(KubernetesFleet::start(&self.api, config, Arc::new(move || fence.holds())))
+        Some(KubernetesFleet::start(&self.api, config, Arc::new(move || fence.epoch() == Some(epoch))))
     }
 }
 

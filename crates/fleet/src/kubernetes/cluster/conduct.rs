@@ -98,8 +98,9 @@ impl Conduct {
 
 /// The status that an error answer holds, or stands for, with what kube would lose.
 fn complete(code: StatusCode, answer: &[u8], retry_after: Option<u32>, call: &Call) -> Vec<u8> {
-    let mut status: Status = serde_json::from_slice(answer).unwrap_or_else(|_| {
-        // From a proxy, or a part of the API server that speaks plain text.
+    let parsed: Option<Status> = serde_json::from_slice(answer).ok();
+    let mut status = parsed.filter(|status| !status.message.is_empty()).unwrap_or_else(|| {
+        // From a proxy, a pod behind it, or a part of the API server that speaks plain text.
         Status { message: String::from_utf8_lossy(answer).trim().to_owned(), ..Status::default() }
     });
     status.status = Some(StatusSummary::Failure);

@@ -36,21 +36,21 @@ pub(super) async fn lead(
             let _ = ended.run_until_cancelled(over).await;
             ended.cancel();
         };
-        tokio::join!(serve_term(leading, view, policy.clone(), state, ended.clone()), over);
+        tokio::join!(serve_term((leading, term.epoch), view, policy.clone(), state, ended.clone()), over);
         view.deciding.store(None);
     }
 }
 
 /// Scales the model until `ended`.
 async fn serve_term(
-    leading: &Leading,
+    (leading, epoch): (&Leading, u64),
     view: &View,
     policy: Arc<Policy>,
     mut state: State,
     ended: CancellationToken,
 ) {
     loop {
-        let Some(fleet) = leading.fleet(&view.config) else { return };
+        let Some(fleet) = leading.fleet(&view.config, epoch) else { return };
         let source = leading.collector.source(Arc::clone(&view.config.name));
         // Another configuration gets another loop: this policy stays.
         let (_, policy) = watch::channel(Arc::clone(&policy));
