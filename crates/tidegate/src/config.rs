@@ -3,7 +3,7 @@
 //!
 //! [`source`] reads the text, [`yaml`] makes it a located tree, [`section`] walks that by the table of [`keys`],
 //! [`read`] takes the values out and [`check`] compares them with each other. What this version cannot do is
-//! refused here, so a [`Config`] never asks for it. `Model` resources come the same way by [`resource`], after what
+//! refused here, so a [`Config`] never asks for it. `Model` resources come the same way by [`mod@resource`], after what
 //! [`crd`] lets an API server accept.
 
 mod changes;
