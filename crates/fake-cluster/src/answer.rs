@@ -160,7 +160,9 @@ async fn list(
 
 /// Lists may ask for a version the server has not seen; it waits a little, then gives up.
 async fn await_version(cluster: &Cluster, text: &str) -> Result<(), Refusal> {
-    let asked = if text.is_empty() { 0 } else { parse_version(text)? };
+    let refused =
+        |refusal: Refusal| Refusal::bad_request(format!("invalid resource version: {}", refusal.message()));
+    let asked = if text.is_empty() { 0 } else { parse_version(text).map_err(refused)? };
     if asked <= cluster.revision() {
         return Ok(());
     }
@@ -260,7 +262,10 @@ fn shown(
     (subject, view): (&Subject, View),
 ) -> Response<Body> {
     if let Below::Scale(paths) = &subject.below {
-        return json_answer(code, &scale::view(paths, object));
+        return match scale::view(&subject.kind, paths, object) {
+            Ok(scale) => json_answer(code, &scale),
+            Err(refusal) => refuse(&refusal),
+        };
     }
     let mut out = Vec::new();
     object.write(&mut out, (&subject.kind, &asked.target.version, view));

@@ -22,6 +22,8 @@ pub(crate) fn fill(kind: &Kind, object: &mut Value, now: Timestamp) {
         "deployments.apps" => fill_deployment(object),
         "statefulsets.apps" | "replicasets.apps" => set_absent(object, "spec", &[("replicas", 1.into())]),
         "services" => fill_service(object),
+        "endpointslices.discovery.k8s.io" => fill_slice(object),
+        "horizontalpodautoscalers.autoscaling" => set_absent(object, "spec", &[("minReplicas", json!(1))]),
         "pods" => {
             let grace = ("terminationGracePeriodSeconds", json!(30));
             set_absent(object, "spec", &[("restartPolicy", "Always".into()), grace]);
@@ -47,6 +49,15 @@ fn fill_deployment(object: &mut Value) {
     map_at(object, "status");
 }
 
+fn fill_slice(object: &mut Value) {
+    for port in object.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(port) = port.as_object_mut() {
+            port.entry("protocol").or_insert_with(|| "TCP".into());
+            port.entry("name").or_insert_with(|| "".into());
+        }
+    }
+}
+
 fn fill_service(object: &mut Value) {
     // Any address of the service range will do: nothing routes to it.
     let name = meta_text(object, "name");
@@ -55,11 +66,12 @@ fn fill_service(object: &mut Value) {
     let filled = [
         ("type", "ClusterIP".into()),
         ("sessionAffinity", "None".into()),
+        ("clusterIPs", json!([address])),
         ("clusterIP", address.into()),
         ("internalTrafficPolicy", "Cluster".into()),
     ];
     set_absent(object, "spec", &filled);
-    for port in object["spec"]["ports"].as_array_mut().into_iter().flatten() {
+    for port in child(object, "spec").get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
         let number = port["port"].clone();
         if let Some(port) = port.as_object_mut() {
             port.entry("protocol").or_insert_with(|| "TCP".into());

@@ -113,15 +113,21 @@ pub(crate) fn abandoned(live: &Value, applied: &Value, writer: &Writer) -> Vec<P
 /// A field that somebody else owns with another value.
 #[derive(Debug)]
 pub(crate) struct Taken {
-    manager: String,
-    api_version: String,
+    /// The owner, in the words of the server.
+    pub(crate) owner: String,
     pub(crate) path: String,
 }
 
 impl Taken {
-    /// Who has it, in the words of the server.
-    pub(crate) fn words(&self) -> String {
-        format!("conflict with \"{}\" using {}", self.manager, self.api_version)
+    fn new(entry: &Entry, path: &[String]) -> Self {
+        let mut owner = format!("\"{}\"", entry.manager);
+        if !entry.subresource.is_empty() {
+            owner.push_str(&format!(" with subresource \"{}\"", entry.subresource));
+        }
+        if entry.operation == Operation::Update.word() {
+            owner.push_str(&format!(" using {}", entry.api_version));
+        }
+        Self { owner, path: format!(".{}", path.join(".")) }
     }
 }
 
@@ -136,11 +142,7 @@ pub(crate) fn conflicts(live: &Value, (applied, merged): (&Value, &Value), write
         for path in
             entry.fields.iter().filter(|path| asked.contains(*path) && at(live, path) != at(merged, path))
         {
-            found.push(Taken {
-                manager: entry.manager.clone(),
-                api_version: entry.api_version.clone(),
-                path: format!(".{}", path.join(".")),
-            });
+            found.push(Taken::new(&entry, path));
         }
     }
     found
@@ -276,8 +278,11 @@ fn members(value: Option<&Value>) -> Option<&Map<String, Value>> {
 /// The parts of an object whose fields are owned: all but what the server itself keeps.
 fn roots(object: &Value) -> Vec<Path> {
     let members = object.as_object().into_iter().flatten().map(|(key, _)| vec![key.clone()]);
+    let empty_status = |key: &str| key == "status" && object["status"].as_object().is_some_and(Map::is_empty);
     let parts = members.filter(|path| {
-        path.first().is_some_and(|key| !["apiVersion", "kind", "metadata"].contains(&key.as_str()))
+        path.first().is_some_and(|key| {
+            !["apiVersion", "kind", "metadata"].contains(&key.as_str()) && !empty_status(key)
+        })
     });
     let metadata = ["labels", "annotations", "finalizers", "ownerReferences"];
     let metadata = metadata.into_iter().filter(|member| object["metadata"].get(member).is_some());
@@ -285,7 +290,8 @@ fn roots(object: &Value) -> Vec<Path> {
 }
 
 fn descend(value: &Value, path: &mut Path, found: &mut BTreeSet<Path>) {
-    match members(Some(value)) {
+    // A label selector is one field.
+    match members(Some(value)).filter(|_| !["spec", "selector"].iter().eq(path.iter())) {
         Some(members) => {
             for (key, inner) in members {
                 path.push(key.clone());

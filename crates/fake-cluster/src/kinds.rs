@@ -24,6 +24,15 @@ pub(crate) struct Kind {
     pub(crate) selectable: Vec<String>,
     /// Whether it came from a CustomResourceDefinition.
     pub(crate) custom: bool,
+    pub(crate) face: Face,
+}
+
+/// How stored objects are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Face {
+    AsStored,
+    /// `events.k8s.io/v1`: the events of `v1` by other names.
+    Events,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +54,8 @@ pub(crate) enum Generation {
     None,
     /// Changes of `spec`.
     Spec,
+    /// Changes of `spec` or of the annotations, as for Deployments.
+    SpecAndAnnotations,
     /// Changes of anything but metadata (and status, where that is a subresource).
     Everything,
 }
@@ -90,6 +101,14 @@ impl Kind {
         if self.group.is_empty() { self.plural.clone() } else { format!("{}.{}", self.plural, self.group) }
     }
 
+    /// The resource that holds its objects.
+    pub(crate) fn stored(&self) -> String {
+        match self.face {
+            Face::AsStored => self.resource(),
+            Face::Events => "events".to_owned(),
+        }
+    }
+
     pub(crate) fn api_version(&self, version: &str) -> String {
         if self.group.is_empty() { version.to_owned() } else { format!("{}/{version}", self.group) }
     }
@@ -119,6 +138,7 @@ impl Kind {
             fields: Fields::Managed,
             selectable: Vec::new(),
             custom: false,
+            face: Face::AsStored,
         }
     }
 
@@ -180,6 +200,10 @@ pub(crate) fn built_in() -> Vec<Kind> {
     let mut kinds = core();
     kinds.extend(apps());
     kinds.extend([
+        Kind { face: Face::Events, ..Kind::new("events.k8s.io", "v1", ("events", "Event", &["ev"])) }
+            .updated(Update::OrCreate)
+            .selectable_by(&["regarding.kind", "regarding.name", "regarding.namespace", "reason", "type"])
+            .untracked(),
         Kind::new("discovery.k8s.io", "v1", ("endpointslices", "EndpointSlice", &[]))
             .generating(Generation::Everything)
             .untracked(),
@@ -244,7 +268,7 @@ fn apps() -> Vec<Kind> {
         Kind::new("apps", "v1", (plural, kind, short)).with_status().with_scale().generating(Generation::Spec)
     };
     vec![
-        scaled("deployments", "Deployment", &["deploy"]),
+        scaled("deployments", "Deployment", &["deploy"]).generating(Generation::SpecAndAnnotations),
         scaled("statefulsets", "StatefulSet", &["sts"]),
         scaled("replicasets", "ReplicaSet", &["rs"]).untracked(),
     ]
@@ -284,6 +308,7 @@ pub(crate) fn from_definition(definition: &Value) -> Option<Kind> {
             .filter_map(|field| Some(field["jsonPath"].as_str()?.trim_start_matches('.').to_owned()))
             .collect(),
         custom: true,
+        face: Face::AsStored,
     })
 }
 

@@ -2,7 +2,8 @@
 //! demand.
 //!
 //! [`Cluster::service`] is what a client connects to; [`Cluster`] itself is for the test to prepare and to look. It is
-//! no validator (schemas and CEL are not checked) and runs no controllers of its own.
+//! no validator (schemas and CEL are not checked), and what it stores stays as it is unless a [`workload`] brings it to
+//! life.
 
 #![expect(
     clippy::indexing_slicing,
@@ -16,6 +17,7 @@ mod clock;
 mod cluster;
 mod defaults;
 mod discovery;
+mod events;
 mod faults;
 mod fields;
 mod history;

@@ -90,7 +90,7 @@ fn rest(
     filter: &Filter,
     token: &Token,
 ) -> Result<(Vec<Arc<Object>>, u64), Refusal> {
-    let resource = kind.resource();
+    let resource = kind.stored();
     let same = |snapshot: &&Snapshot| snapshot.resource == resource && snapshot.revision == token.revision;
     let snapshot = store.snapshots.iter().find(same).ok_or_else(Refusal::continue_expired)?;
     let after = |object: &&Arc<Object>| (&object.namespace, &object.name) > (&token.namespace, &token.name);
@@ -99,7 +99,7 @@ fn rest(
 }
 
 fn keep_snapshot(store: &mut Store, kind: &Kind, revision: u64) {
-    let resource = kind.resource();
+    let resource = kind.stored();
     let kept = |snapshot: &Snapshot| snapshot.resource == resource && snapshot.revision == revision;
     if store.snapshots.iter().any(kept) {
         return;
@@ -117,6 +117,8 @@ impl Page {
         let mut metadata = json!({ "resourceVersion": self.revision.to_string() });
         if let Some(next) = &self.next {
             metadata["continue"] = next.as_str().into();
+        } else if kind.custom {
+            metadata["continue"] = "".into();
         }
         if let Some(remaining) = self.remaining {
             metadata["remainingItemCount"] = remaining.into();
@@ -133,7 +135,7 @@ impl Page {
                 out.push(b',');
             }
             if view == View::Full && !kind.custom {
-                object.write_untyped(&mut out);
+                object.write_untyped(&mut out, kind);
             } else {
                 object.write(&mut out, (kind, version, view));
             }

@@ -5,7 +5,10 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use crate::kinds::Kind;
+use crate::{
+    events,
+    kinds::{Face, Kind},
+};
 
 /// One version of an object.
 #[derive(Debug)]
@@ -46,6 +49,10 @@ impl Object {
         };
         out.extend_from_slice(format!(r#"{{"kind":"{name}","apiVersion":"{api_version}","#).as_bytes());
         match view {
+            View::Full if kind.face == Face::Events => {
+                let shown = Self::new(events::shown(&self.value), self.revision);
+                out.extend_from_slice(shown.members());
+            }
             View::Full => out.extend_from_slice(self.members()),
             View::Metadata => {
                 out.extend_from_slice(br#""metadata":"#);
@@ -56,9 +63,14 @@ impl Object {
     }
 
     /// Appends the object as lists of built-in kinds carry it: without `kind` and `apiVersion`.
-    pub(crate) fn write_untyped(&self, out: &mut Vec<u8>) {
+    pub(crate) fn write_untyped(&self, out: &mut Vec<u8>, kind: &Kind) {
         out.push(b'{');
-        out.extend_from_slice(self.members());
+        if kind.face == Face::Events {
+            let shown = Self::new(events::shown(&self.value), self.revision);
+            out.extend_from_slice(shown.members());
+        } else {
+            out.extend_from_slice(self.members());
+        }
     }
 
     fn members(&self) -> &Bytes {

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use serde_json::{Value, json};
 
-use crate::kinds::Kind;
+use crate::{kinds::Kind, object::Object};
 
 /// An error answer of the server.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -148,6 +148,27 @@ impl Refusal {
         Self::conflict(kind, name, &why)
     }
 
+    /// A PUT with the uid of another object: the storage's own words.
+    pub(crate) fn other_uid_in_store(kind: &Kind, object: &Object, asked: &str) -> Self {
+        let group = if kind.custom { format!("{}/", kind.group) } else { String::new() };
+        let namespace = if kind.namespaced() { format!("{}/", object.namespace) } else { String::new() };
+        let why = format!(
+            "StorageError: invalid object, Code: 4, Key: /registry/{group}{}/{namespace}{}, ResourceVersion: 0, \
+             AdditionalErrorMsg: Precondition failed: UID in precondition: {asked}, UID in object meta: {}",
+            kind.plural,
+            object.name,
+            object.uid()
+        );
+        Self::conflict(kind, &object.name, &why)
+    }
+
+    /// 400 for an object that does not say its name.
+    pub(crate) fn nameless(url: &str) -> Self {
+        let message =
+            format!("the name of the object ({url} based on URL) was undeterminable: name must be provided");
+        Self::bad_request(message)
+    }
+
     /// 422 for one field of an object of `kind` ("Scale.autoscaling", say).
     pub(crate) fn invalid(group: &str, kind: &str, name: &str, field: (&str, FieldFault, &str)) -> Self {
         let (path, fault, message) = field;
@@ -174,9 +195,10 @@ impl Refusal {
     }
 
     /// 415 for the body of a whole object.
-    pub(crate) fn unknown_format() -> Self {
-        let message = "the body of the request was in an unknown format - accepted media types include: \
-                       application/json";
+    pub(crate) fn unknown_format(accepted: &str) -> Self {
+        let message = format!(
+            "the body of the request was in an unknown format - accepted media types include: {accepted}"
+        );
         Self::new(415, "UnsupportedMediaType", message)
     }
 

@@ -6,7 +6,7 @@ use crate::{
     defaults, fields,
     kinds::{Fields, Generation, Kind, Status, Update},
     object::{Object, meta_mut, meta_text},
-    refusal::Refusal,
+    refusal::{FieldFault, Refusal},
     store::{Deletion, Operation, Part, Writer},
 };
 
@@ -28,7 +28,7 @@ pub(crate) fn check_is_map(kind: &Kind, object: &Value) -> Result<(), Refusal> {
 pub(crate) fn check_identity(kind: &Kind, old: &Object, new: &Value) -> Result<(), Refusal> {
     let asked = meta_text(new, "uid");
     if !asked.is_empty() && asked != old.uid() {
-        return Err(Refusal::other_uid(kind, &old.name, asked, old.uid()));
+        return Err(Refusal::other_uid_in_store(kind, old, asked));
     }
     let asked = meta_text(new, "resourceVersion");
     if asked.is_empty() && kind.update != Update::Unconditional {
@@ -38,6 +38,17 @@ pub(crate) fn check_identity(kind: &Kind, old: &Object, new: &Value) -> Result<(
         return Err(Refusal::stale(kind, &old.name));
     }
     Ok(())
+}
+
+/// A patch that sets another uid is invalid; only a PUT with one is a conflict.
+pub(crate) fn check_same_uid(kind: &Kind, old: &Value, new: &Value) -> Result<(), Refusal> {
+    let asked = meta_text(new, "uid");
+    if asked == meta_text(old, "uid") {
+        return Ok(());
+    }
+    let message = format!("Invalid value: \"{asked}\": field is immutable");
+    let field = ("metadata.uid", FieldFault::Invalid, message.as_str());
+    Err(Refusal::invalid(&kind.group, &kind.kind, meta_text(old, "name"), field))
 }
 
 /// Puts back what this kind of write must not change.
@@ -52,7 +63,13 @@ pub(crate) fn restore(kind: &Kind, old: &Value, new: &mut Value, part: Part) {
         }
         Part::Status => {
             let status = new.get("status").cloned();
+            let annotations = new["metadata"].get("annotations").cloned();
             *new = old.clone();
+            if kind.generation == Generation::SpecAndAnnotations
+                && let Some(annotations) = annotations
+            {
+                meta_mut(new).insert("annotations".into(), annotations);
+            }
             drop_status(new);
             if let Some(status) = status {
                 new["status"] = status;
@@ -92,10 +109,15 @@ pub(crate) fn track(kind: &Kind, old: Option<&Value>, new: &mut Value, writer: &
     }
 }
 
-pub(crate) fn generation_rises(kind: &Kind, old: &Value, new: &Value) -> bool {
+pub(crate) fn generation_rises(kind: &Kind, old: &Value, new: &Value, part: Part) -> bool {
+    let spec = || old.get("spec") != new.get("spec");
     match kind.generation {
         Generation::None => false,
-        Generation::Spec => old.get("spec") != new.get("spec"),
+        Generation::Spec => spec(),
+        Generation::SpecAndAnnotations => {
+            let annotations = old["metadata"]["annotations"] != new["metadata"]["annotations"];
+            spec() || (annotations && part != Part::Status)
+        }
         Generation::Everything => {
             let counts =
                 |key: &str| key != "metadata" && !(key == "status" && kind.status == Status::Subresource);

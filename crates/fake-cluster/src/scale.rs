@@ -6,17 +6,24 @@ use crate::{
     defaults,
     kinds::{Kind, ScalePaths, ScaleSelector},
     object::{Object, at, meta_text, set_at},
-    refusal::Refusal,
+    refusal::{FieldFault, Refusal},
     selector::Labels,
 };
 
 /// The Scale of an object.
-pub(crate) fn view(paths: &ScalePaths, object: &Object) -> Value {
+pub(crate) fn view(kind: &Kind, paths: &ScalePaths, object: &Object) -> Result<Value, Refusal> {
     let meta = &object.value["metadata"];
     let replicas = |path: &[String]| at(&object.value, path).and_then(Value::as_i64);
     let mut spec = json!({});
-    if let Some(replicas) = replicas(&paths.spec).filter(|&replicas| replicas != 0) {
-        spec["replicas"] = replicas.into();
+    match replicas(&paths.spec) {
+        Some(0) => {}
+        Some(replicas) => spec["replicas"] = replicas.into(),
+        None if kind.custom => {
+            let path = paths.spec.join(".");
+            let message = format!("the spec replicas field \".{path}\" does not exist");
+            return Err(Refusal::internal(&message).detailed(json!({ "causes": [{ "message": message }] })));
+        }
+        None => {}
     }
     let mut status = json!({ "replicas": replicas(&paths.status).unwrap_or(0) });
     let selector = selector(&paths.selector, &object.value);
@@ -29,7 +36,9 @@ pub(crate) fn view(paths: &ScalePaths, object: &Object) -> Value {
             kept[member] = value.clone();
         }
     }
-    json!({ "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": kept, "spec": spec, "status": status })
+    Ok(
+        json!({ "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": kept, "spec": spec, "status": status }),
+    )
 }
 
 fn selector(selector: &ScaleSelector, object: &Value) -> String {
@@ -57,12 +66,21 @@ pub(crate) fn write(
         let message = format!("the name of the object ({name}) does not match the name on the URL ({url})");
         return Err(Refusal::bad_request(message));
     }
-    if !uid.is_empty() && uid != meta_text(object, "uid") {
+    // Of a custom resource's Scale the server ignores the uid.
+    if !kind.custom && !uid.is_empty() && uid != meta_text(object, "uid") {
         let mut below = kind.clone();
         below.plural = format!("{}/scale", kind.plural);
         return Err(Refusal::other_uid(&below, meta_text(object, "name"), uid, meta_text(object, "uid")));
     }
-    defaults::check_replicas(&Kind::scale(), object, &replicas)?;
+    match replicas.as_i64() {
+        Some(below) if kind.custom && below < 0 => {
+            let path = format!(".{}", paths.spec.join("."));
+            let message = format!("Invalid value: {below}: should be a non-negative integer");
+            let field = (path.as_str(), FieldFault::Invalid, message.as_str());
+            return Err(Refusal::invalid(&kind.group, &kind.kind, meta_text(object, "name"), field));
+        }
+        _ => defaults::check_replicas(&Kind::scale(), object, &replicas)?,
+    }
     let mut new = object.clone();
     set_at(&mut new, &paths.spec, replicas);
     let asked = meta_text(scale, "resourceVersion");

@@ -172,12 +172,18 @@ impl FieldRules {
         let common = ["metadata.name", "metadata.namespace"];
         let known = common.contains(&field) || kind.selectable.iter().any(|known| known == field);
         if !known {
-            let names = common.into_iter().chain(kind.selectable.iter().map(String::as_str));
-            let names: Vec<String> = names.map(|name| format!("\"{name}\"")).collect();
-            let message = format!("\"{field}\" is not a known field selector: only {}", names.join(", "));
+            // Kinds with fields of their own are worded differently.
+            let message = if kind.selectable.is_empty() || kind.custom {
+                let names = common.into_iter().chain(kind.selectable.iter().map(String::as_str));
+                let names: Vec<String> = names.map(|name| format!("\"{name}\"")).collect();
+                format!("\"{field}\" is not a known field selector: only {}", names.join(", "))
+            } else {
+                format!("field label not supported: {field}")
+            };
             return Err(Refusal::bad_request(message));
         }
-        let path = field.split('.').map(str::to_owned).collect();
+        let stored = field.replacen("regarding.", "involvedObject.", 1);
+        let path = stored.split('.').map(str::to_owned).collect();
         Ok(FieldRule { path, value: value.to_owned(), negated })
     }
 

@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 
 use crate::{
     clock::stamp,
-    defaults,
+    defaults, events,
     history::{Change, Event, History},
-    kinds::{self, CRDS, Generation, Kind, Kinds, NAMESPACES, Status},
+    kinds::{self, CRDS, Face, Generation, Kind, Kinds, NAMESPACES, Status},
     object::{Object, meta_mut, meta_text},
     refusal::Refusal,
     rules,
@@ -167,6 +167,9 @@ impl Store {
 
     fn register(&mut self, kind: Kind) {
         let kind = self.kinds.add(kind);
+        if kind.face != Face::AsStored {
+            return;
+        }
         let resource = kind.resource();
         match self.tables.get_mut(&resource) {
             Some(table) => table.kind = kind,
@@ -199,11 +202,11 @@ impl Store {
 
     /// The table of a kind that came from [`Kinds`]; a kind unregistered since then shows an empty table.
     pub(crate) fn table(&self, kind: &Kind) -> &Table {
-        self.tables.get(&kind.resource()).expect("tables outlive their kinds")
+        self.tables.get(&kind.stored()).expect("tables outlive their kinds")
     }
 
     fn table_mut(&mut self, kind: &Kind) -> &mut Table {
-        self.tables.get_mut(&kind.resource()).expect("tables outlive their kinds")
+        self.tables.get_mut(&kind.stored()).expect("tables outlive their kinds")
     }
 
     pub(crate) fn get(&self, kind: &Kind, key: Key<'_>) -> Result<&Arc<Object>, Refusal> {
@@ -243,6 +246,10 @@ impl Store {
         (mut object, part): (Value, Part),
         writer: &Writer,
     ) -> Result<Arc<Object>, Refusal> {
+        if kind.face == Face::Events {
+            object = events::stored(&object);
+        }
+        let kind = &*self.table(kind).kind.clone();
         rules::check_is_map(kind, &object)?;
         self.name(kind, &mut object)?;
         let name = meta_text(&object, "name").to_owned();
@@ -288,13 +295,17 @@ impl Store {
         edit: impl FnOnce(&Value) -> Result<Value, Refusal>,
     ) -> Result<Arc<Object>, Refusal> {
         let old = self.get(kind, key)?.clone();
-        let mut new = edit(&old.value)?;
+        let mut new = match kind.face {
+            Face::AsStored => edit(&old.value)?,
+            Face::Events => events::stored(&edit(&events::shown(&old.value))?),
+        };
+        let kind = &*self.table(kind).kind.clone();
         rules::check_is_map(kind, &new)?;
         rules::check_identity(kind, &old, &new)?;
         rules::restore(kind, &old.value, &mut new, part);
         defaults::fill(kind, &mut new, writer.at);
         defaults::check(kind, &new)?;
-        if rules::generation_rises(kind, &old.value, &new) {
+        if rules::generation_rises(kind, &old.value, &new, part) {
             let generation = old.value["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
             meta_mut(&mut new).insert("generation".into(), generation.into());
         }
@@ -322,6 +333,11 @@ impl Store {
         let grace = rules::grace_of(kind, &new, how);
         let held = new["metadata"]["finalizers"].as_array().is_some_and(|list| !list.is_empty());
         if grace == 0 && !held {
+            let meta = meta_mut(&mut new);
+            if meta.contains_key("deletionGracePeriodSeconds") {
+                meta.insert("deletionGracePeriodSeconds".into(), 0.into());
+                meta.insert("deletionTimestamp".into(), stamp(writer.at).into());
+            }
             return Ok(Deleted::Gone(self.commit(kind, Change::Deleted, (new, Some(old)), writer)));
         }
         let earlier = new["metadata"]["deletionGracePeriodSeconds"].as_u64();

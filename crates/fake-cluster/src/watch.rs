@@ -86,12 +86,11 @@ impl Wishes {
     }
 }
 
-/// A resource version as a number; the store counts.
+/// A resource version as a number; the store counts. The refusal is a watch's, which the server lets slip as 500.
 pub(crate) fn parse_version(text: &str) -> Result<u64, Refusal> {
     text.parse().map_err(|_| {
-        let message =
-            format!("Invalid value: \"{text}\": strconv.ParseUint: parsing \"{text}\": invalid syntax");
-        Refusal::bad_request(format!("resourceVersion: {message}"))
+        let why = format!("strconv.ParseUint: parsing \"{text}\": invalid syntax");
+        Refusal::new(500, "", format!("resourceVersion: Invalid value: \"{text}\": {why}"))
     })
 }
 

@@ -35,7 +35,7 @@ pub struct Pod {
     pub uid: String,
     /// Empty for pods that belong to none.
     pub deployment: String,
-    /// The how-manieth pod of its Deployment it is, from 0.
+    /// Its number among the pods its Deployment has ever had, from 0.
     pub number: u64,
 }
 

@@ -1,7 +1,8 @@
 //! Creates, updates, patches and applies that come over HTTP.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
+use bytes::Bytes;
 use http::{StatusCode, header};
 use serde_json::{Value, json};
 
@@ -10,7 +11,7 @@ use crate::{
     cluster::Cluster,
     fields::{self, Taken},
     kinds::{Kind, ScalePaths, Update},
-    object::{Object, meta_mut, set_at},
+    object::{Object, meta_text, set_at},
     patch,
     refusal::{FieldFault, Refusal},
     route::Verb,
@@ -19,12 +20,16 @@ use crate::{
     store::{Operation, Writer},
 };
 
+const WHOLE: &str = "application/json";
+const PATCHES_OF_CUSTOM: &str =
+    "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
+
 /// Whole objects come as JSON; typed clients that insist on another encoding are told so.
 pub(crate) fn check_media(asked: &Asked<'_>) -> Result<(), Refusal> {
     let media = text(asked.headers, &header::CONTENT_TYPE).unwrap_or_default();
     match media.split(';').next().unwrap_or_default().trim() {
         "application/json" | "" => Ok(()),
-        _ => Err(Refusal::unknown_format()),
+        _ => Err(Refusal::unknown_format(WHOLE)),
     }
 }
 
@@ -51,49 +56,60 @@ pub(crate) fn change(
         return put(cluster, asked, subject);
     }
     let media = text(asked.headers, &header::CONTENT_TYPE).unwrap_or_default();
-    let media = media.split(';').next().unwrap_or_default().trim();
-    let patch: fn(&Value, &Value) -> Result<Value, Refusal> = match media {
+    let patch: fn(&Value, &Value) -> Value = match media.split(';').next().unwrap_or_default().trim() {
         "application/merge-patch+json" => |old, patch| {
             let mut new = old.clone();
             patch::merge(&mut new, patch);
-            Ok(new)
+            new
         },
         "application/strategic-merge-patch+json" if !subject.kind.custom => |old, patch| {
             let mut new = old.clone();
             patch::strategic(&mut new, patch);
-            Ok(new)
+            new
         },
         "application/json-patch+json" => {
-            |old, patch| patch::json_patch(old, patch).map_err(|patch::Unfit| Refusal::unprocessable())
+            let operations = decoded_patch(&asked.call.body, Value::is_array)?;
+            return patched(cluster, asked, subject, |old| {
+                let new =
+                    patch::json_patch(old, &operations).map_err(|patch::Unfit| Refusal::unprocessable())?;
+                if new.is_object() { Ok(new) } else { Err(Refusal::unprocessable()) }
+            });
         }
         "application/apply-patch+yaml" => return apply(cluster, asked, subject),
+        "application/strategic-merge-patch+json" => return Err(Refusal::unknown_format(PATCHES_OF_CUSTOM)),
         _ => return Err(Refusal::unsupported_media_type()),
     };
-    let change = parse(&asked.call.body)?;
-    let writer = writer(cluster, asked, Operation::Update);
-    let patched = patched(cluster, subject, &writer, |old| patch(old, &change))?;
-    Ok((StatusCode::OK, patched))
+    let change = decoded_patch(&asked.call.body, Value::is_object)?;
+    patched(cluster, asked, subject, |old| Ok(patch(old, &change)))
+}
+
+fn decoded_patch(body: &Bytes, fits: fn(&Value) -> bool) -> Result<Value, Refusal> {
+    let error = |why: String| Refusal::bad_request(format!("error decoding patch: {why}"));
+    let patch: Value = serde_json::from_slice(body).map_err(|why| error(why.to_string()))?;
+    if fits(&patch) { Ok(patch) } else { Err(error("json: cannot unmarshal into Go value".to_owned())) }
 }
 
 fn patched(
     cluster: &Cluster,
+    asked: &Asked<'_>,
     subject: &Subject,
-    writer: &Writer,
     patch: impl FnOnce(&Value) -> Result<Value, Refusal>,
-) -> Result<Arc<Object>, Refusal> {
+) -> Result<(StatusCode, Arc<Object>), Refusal> {
+    let writer = writer(cluster, asked, Operation::Update);
     let (kind, key) = (&subject.kind, subject.key());
     let mut store = cluster.store();
-    if let Below::Scale(paths) = &subject.below {
-        let shown = scale::view(paths, store.get(kind, key)?);
-        let scaled = patch(&shown)?;
-        return store
-            .update(kind, key, subject.part(), writer, |old| scale::write(kind, paths, old, &scaled));
-    }
-    store.update(kind, key, subject.part(), writer, |old| {
-        let new = patch(old)?;
-        same_name(subject, &new)?;
-        Ok(new)
-    })
+    let patched = if let Below::Scale(paths) = &subject.below {
+        let scaled = patch(&scale::view(kind, paths, store.get(kind, key)?)?)?;
+        store.update(kind, key, subject.part(), &writer, |old| scale::write(kind, paths, old, &scaled))?
+    } else {
+        store.update(kind, key, subject.part(), &writer, |old| {
+            let new = patch(old)?;
+            same_name(subject, &new)?;
+            rules::check_same_uid(kind, old, &new)?;
+            Ok(new)
+        })?
+    };
+    Ok((StatusCode::OK, patched))
 }
 
 fn put(
@@ -105,16 +121,21 @@ fn put(
     let kind = &subject.kind;
     if let Below::Scale(paths) = &subject.below {
         let scaled = parse(&asked.call.body)?;
+        if meta_text(&scaled, "name").is_empty() {
+            return Err(Refusal::nameless(&subject.name));
+        }
         let put = cluster.store().update(kind, subject.key(), subject.part(), &writer, |old| {
             scale::write(kind, paths, old, &scaled)
         })?;
         return Ok((StatusCode::OK, put));
     }
-    let mut object = body(asked, subject)?;
+    let object = body(asked, subject)?;
+    if meta_text(&object, "name").is_empty() {
+        return Err(Refusal::nameless(&subject.name));
+    }
     let mut store = cluster.store();
     let absent = store.table(kind).get(subject.key()).is_none();
     if absent && kind.update == Update::OrCreate {
-        meta_mut(&mut object).insert("name".into(), subject.name.as_str().into());
         let made = store.create(kind, &subject.namespace, object, &writer)?;
         return Ok((StatusCode::CREATED, made));
     }
@@ -140,9 +161,10 @@ fn apply(
         if !matches!(subject.below, Below::Itself) {
             return Err(Refusal::not_found(kind, &subject.name));
         }
-        let mut object = applied;
-        meta_mut(&mut object).insert("name".into(), subject.name.as_str().into());
-        let made = store.create(kind, &subject.namespace, object, &writer)?;
+        if meta_text(&applied, "name").is_empty() {
+            return Err(Refusal::nameless(&subject.name));
+        }
+        let made = store.create(kind, &subject.namespace, applied, &writer)?;
         return Ok((StatusCode::CREATED, made));
     };
     if !asked.query.is("force") {
@@ -165,7 +187,13 @@ fn apply(
 /// The applied configuration, in terms of the object that is stored.
 fn applied(asked: &Asked<'_>, subject: &Subject) -> Result<Value, Refusal> {
     match &subject.below {
-        Below::Itself | Below::Status => body(asked, subject),
+        Below::Itself | Below::Status => {
+            let applied = body(asked, subject)?;
+            if applied["kind"].is_null() || applied["apiVersion"].is_null() {
+                return Err(Refusal::bad_request("invalid object type: /, Kind="));
+            }
+            Ok(applied)
+        }
         Below::Scale(ScalePaths { spec, .. }) => {
             let scale = parse(&asked.call.body)?;
             let mut applied = json!({});
@@ -190,15 +218,26 @@ fn check_conflicts(kind: &Kind, live: &Value, applied: &Value, writer: &Writer) 
     if found.is_empty() {
         return Ok(());
     }
-    let words: Vec<String> = found.iter().map(|taken| format!("{}: {}", taken.words(), taken.path)).collect();
-    let cause = |taken: &Taken| json!({ "reason": "FieldManagerConflict", "message": taken.words(), "field": taken.path });
-    let causes: Vec<Value> = found.iter().map(cause).collect();
-    let count = match found.len() {
-        1 => "1 conflict".to_owned(),
-        more => format!("{more} conflicts"),
+    let cause = |taken: &Taken| {
+        let message = format!("conflict with {}", taken.owner);
+        json!({ "reason": "FieldManagerConflict", "message": message, "field": taken.path })
     };
-    let message = format!("Apply failed with {count}: {}", words.join(", "));
+    let causes: Vec<Value> = found.iter().map(cause).collect();
+    let message = match found.as_slice() {
+        [one] => format!("Apply failed with 1 conflict: conflict with {}: {}", one.owner, one.path),
+        several => format!("Apply failed with {} conflicts: {}", several.len(), by_owner(several)),
+    };
     Err(Refusal::new(409, "Conflict", message).detailed(json!({ "causes": causes })))
+}
+
+fn by_owner(taken: &[Taken]) -> String {
+    let mut owners: BTreeMap<&str, String> = BTreeMap::new();
+    for Taken { owner, path } in taken {
+        let listed = owners.entry(owner).or_insert_with(|| format!("conflicts with {owner}:"));
+        listed.push_str("\n- ");
+        listed.push_str(path);
+    }
+    owners.into_values().collect::<Vec<_>>().join("\n")
 }
 
 /// The object in a body, checked against the path.
@@ -210,6 +249,13 @@ fn body(asked: &Asked<'_>, subject: &Subject) -> Result<Value, Refusal> {
     if let Some(version) = object["apiVersion"].as_str().filter(|version| *version != expected) {
         let message = format!(
             "the API version in the data ({version}) does not match the expected API version ({expected})"
+        );
+        return Err(Refusal::bad_request(message));
+    }
+    if kind.custom && object["kind"].is_null() {
+        let message = format!(
+            "the object provided is unrecognized (must be of type {}): Object 'Kind' is missing in '{object}'",
+            kind.kind
         );
         return Err(Refusal::bad_request(message));
     }

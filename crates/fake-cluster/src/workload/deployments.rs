@@ -122,7 +122,7 @@ impl Engine {
         debug_assert!(made.is_ok(), "{made:?}");
         let of = (namespace, meta_text(deployment, "name").to_owned());
         self.sets_of.entry(of.clone()).or_default().insert(name);
-        self.change(&self.deployments.kind, &of, Part::Whole, |deployment| {
+        self.change(&self.deployments.kind, &of, Part::Status, |deployment| {
             let annotations = map_at(child(deployment, "metadata"), "annotations");
             annotations.insert(REVISION.into(), revision.to_string().into());
         });

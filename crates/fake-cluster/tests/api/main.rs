@@ -6,6 +6,7 @@ mod client;
 mod faults;
 mod objects;
 mod patches;
+mod served;
 mod watches;
 mod workload;
 

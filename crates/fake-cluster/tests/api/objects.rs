@@ -306,3 +306,64 @@ async fn the_cluster_says_what_it_has() {
         apps["resources"].as_array().unwrap().iter().find(|entry| entry["name"] == "deployments/scale");
     assert_eq!(scale.unwrap()["kind"], "Scale");
 }
+
+#[tokio::test(start_paused = true)]
+async fn events_have_two_faces() {
+    let cluster = Cluster::new();
+    let client = Client::of(&cluster);
+    let newer = "/apis/events.k8s.io/v1/namespaces/default/events";
+    let event = json!({
+        "metadata": { "name": "e" }, "reason": "Scaled", "note": "from 0 to 1", "type": "Normal",
+        "regarding": { "kind": "Deployment", "name": "digits", "namespace": "default" },
+    });
+    let (code, made) = client.post(newer, &event).await;
+    assert_eq!(
+        (code, &made["apiVersion"], &made["note"]),
+        (201, &json!("events.k8s.io/v1"), &json!("from 0 to 1"))
+    );
+    let (_, older) = client.get("/api/v1/namespaces/default/events/e").await;
+    assert_eq!(
+        (&older["message"], &older["involvedObject"]["name"]),
+        (&json!("from 0 to 1"), &json!("digits"))
+    );
+    let (code, again) = client.merge(&format!("{newer}/e"), &json!({ "note": "from 1 to 2" })).await;
+    assert_eq!((code, &again["note"]), (200, &json!("from 1 to 2")));
+    let (_, list) = client.get(&format!("{newer}?fieldSelector=regarding.name%3Ddigits")).await;
+    assert_eq!(list["items"][0]["note"], "from 1 to 2");
+    assert_eq!(cluster.list("events", None).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn annotations_of_a_deployment_raise_its_generation() {
+    let cluster = Cluster::new();
+    let client = Client::of(&cluster);
+    client.post(DEPLOYMENTS, &deployment("digits", 1)).await;
+    let note = json!({ "metadata": { "annotations": { "a": "b" } } });
+    assert_eq!(client.merge(DIGITS, &note).await.1["metadata"]["generation"], 2);
+    let status = json!({ "metadata": { "annotations": { "a": "c" } } });
+    let (_, shown) = client.merge(&format!("{DIGITS}/status"), &status).await;
+    assert_eq!(
+        (&shown["metadata"]["generation"], &shown["metadata"]["annotations"]["a"]),
+        (&json!(2), &json!("c"))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_no_object_is_refused() {
+    let cluster = Cluster::new();
+    let client = Client::of(&cluster);
+    client.post(DEPLOYMENTS, &deployment("digits", 1)).await;
+    assert_eq!(client.post(DEPLOYMENTS, &json!([1])).await.0, 400);
+    assert_eq!(client.merge(DIGITS, &json!([1])).await.0, 400);
+    assert_eq!(client.patch("json-patch", DIGITS, &json!({})).await.0, 400);
+    let scalar = json!([{ "op": "replace", "path": "", "value": 3 }]);
+    assert_eq!(client.patch("json-patch", DIGITS, &scalar).await.0, 422);
+    assert_eq!(client.patch("json-patch", SCALE, &scalar).await.0, 422);
+    assert_eq!(client.merge(DIGITS, &json!({ "metadata": { "uid": "other" } })).await.0, 422);
+    let (code, nameless) = client.put(SCALE, &json!({ "spec": { "replicas": 1 } })).await;
+    let message = "the name of the object (digits based on URL) was undeterminable: name must be provided";
+    assert_eq!((code, &nameless["message"]), (400, &json!(message)));
+    let odd = json!({ "metadata": 5, "spec": "text", "status": [] });
+    assert!(client.merge(DIGITS, &odd).await.0 >= 400);
+    assert_eq!(client.get(DIGITS).await.1["spec"]["replicas"], 1);
+}

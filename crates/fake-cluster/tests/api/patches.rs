@@ -55,7 +55,11 @@ async fn apply_creates_owns_conflicts_and_lets_go() {
     let cluster = Cluster::new();
     let client = Client::of(&cluster);
     let path = format!("{LEASES}/leader");
-    let lease = |spec: serde_json::Value| json!({ "metadata": { "name": "leader" }, "spec": spec });
+    let lease = |spec: serde_json::Value| {
+        json!({
+            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": { "name": "leader" }, "spec": spec,
+        })
+    };
     let mine = format!("{path}?fieldManager=me");
     let (code, _) = client.patch("apply", &path, &lease(json!({ "holderIdentity": "a" }))).await;
     assert_eq!(code, 422, "without a manager");
@@ -64,8 +68,7 @@ async fn apply_creates_owns_conflicts_and_lets_go() {
     let yours = format!("{path}?fieldManager=you");
     let (code, conflict) = client.patch("apply", &yours, &lease(json!({ "holderIdentity": "b" }))).await;
     assert_eq!(code, 409);
-    let message = "Apply failed with 1 conflict: conflict with \"me\" using coordination.k8s.io/v1: \
-                   .spec.holderIdentity";
+    let message = "Apply failed with 1 conflict: conflict with \"me\": .spec.holderIdentity";
     assert_eq!(conflict["message"], message);
     let forced = format!("{yours}&force=true");
     let (_, taken) = client.patch("apply", &forced, &lease(json!({ "holderIdentity": "b" }))).await;
