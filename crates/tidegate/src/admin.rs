@@ -30,7 +30,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::{api::wall_clock, history::History};
+pub(crate) use self::{
+    api::{timestamp, wall_clock},
+    history::History,
+};
 use crate::{config::Config, serve::Registry};
 
 /// Connections at a time; more wait in the backlog.

@@ -98,7 +98,7 @@ pub(crate) async fn run(
     }
     registry.stop().await;
     if let Some(in_cluster) = in_cluster {
-        // It ends by itself once the registry is empty; a panic of it was logged.
+        // The shutdown ends it; a panic of it was logged.
         let _ = in_cluster.await;
     }
     admin.stop();

@@ -278,10 +278,14 @@ fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
         .map(|(_, value)| value)
 }
 
+/// A time since the Unix epoch; `None` beyond the year 9999.
+pub(crate) fn timestamp(at: Duration) -> Option<Timestamp> {
+    SignedDuration::try_from(at).ok().and_then(|at| Timestamp::from_duration(at).ok())
+}
+
 /// A time since the Unix epoch as people here read it.
 pub(crate) fn wall_clock(at: Duration) -> String {
-    let timestamp = SignedDuration::try_from(at).ok().and_then(|at| Timestamp::from_duration(at).ok());
-    timestamp.map_or_else(
+    timestamp(at).map_or_else(
         || format!("{at:?}"),
         |timestamp| timestamp.to_zoned(TimeZone::system()).strftime("%H:%M:%S").to_string(),
     )

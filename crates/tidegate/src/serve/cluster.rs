@@ -257,7 +257,7 @@ impl Leading {
     async fn run(&self, cluster: &Cluster, registry: &Registry) {
         tokio::join!(
             self.hear(),
-            term::publish(self, self.listed.clone()),
+            term::publish(self),
             term::save(self, registry),
             status::report(self, cluster, registry),
             events::tell(self, cluster, registry),
@@ -270,12 +270,12 @@ impl Leading {
         let mut term = self.term.subscribe();
         loop {
             let epoch = match term.wait_for(Option::is_some).await {
-                Ok(term) => term.as_ref().map(|term| term.epoch),
+                Ok(term) => epoch(&term),
                 Err(_) => return,
             };
             let over = async {
                 // A closed channel is the end of all terms.
-                let _ = term.wait_for(|term| term.as_ref().map(|term| term.epoch) != epoch).await;
+                let _ = term.wait_for(|term| self::epoch(term) != epoch).await;
             };
             tokio::select! {
                 () = self.serve_signals(epoch) => {}
@@ -310,6 +310,11 @@ impl Leading {
         self.election.resign().await;
     }
 
+    /// The epoch in which this process decides, if it does.
+    fn epoch(&self) -> Option<u64> {
+        epoch(&self.term.borrow())
+    }
+
     /// Who leads, this process or another.
     fn leader(&self) -> watch::Receiver<Option<Leader>> {
         let ourselves = (Arc::clone(&self.name), Arc::clone(&self.address));
@@ -335,6 +340,10 @@ impl Leading {
         let fence = self.fence.clone();
         Some(KubernetesFleet::start(&self.api, config, Arc::new(move || fence.epoch() == Some(epoch))))
     }
+}
+
+fn epoch(term: &Option<Arc<Term>>) -> Option<u64> {
+    term.as_ref().map(|term| term.epoch)
 }
 
 /// Whose Model resources are served; `None`: nobody's.

@@ -51,7 +51,7 @@ pub(super) async fn tell(leading: &Leading, cluster: &Cluster, registry: &Regist
         let declared = Arc::clone(&cluster.declared.borrow());
         declared.iter().for_each(|resource| tell_refusal(&leading.events, resource));
         let views = registry.views();
-        told.retain(|name, _| views.iter().any(|view| view.config.name == *name));
+        told.retain(|name, _| registry.view(name).is_some());
         for view in views.iter() {
             if let Some(subject) = subject(cluster, view, &declared) {
                 let told = told.entry(Arc::clone(&view.config.name)).or_default();

@@ -14,7 +14,7 @@ use fleet::kubernetes::{
         Reconciling, Replicas, ScalingActive, ScalingLimited, SloMet, Stalled,
     },
 };
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{
@@ -22,6 +22,7 @@ use super::{
     resources::{Fate, Resource},
 };
 use crate::{
+    admin,
     config::Fleet,
     serve::{Registry, View},
 };
@@ -40,7 +41,7 @@ pub(super) async fn report(leading: &Leading, cluster: &Cluster, registry: &Regi
     let mut known: Vec<Arc<ModelObject>> = Vec::new();
     loop {
         tick.tick().await;
-        let Some(epoch) = leading.term.borrow().as_ref().map(|term| term.epoch) else { continue };
+        let Some(epoch) = leading.epoch() else { continue };
         let declared = Arc::clone(&cluster.declared.borrow());
         for Resource { object, fate, .. } in declared.iter() {
             let view = registry.view(&object.name);
@@ -300,11 +301,9 @@ fn camel(reason: &str) -> String {
     reason.split('_').map(capital).collect()
 }
 
+/// A time since the Unix epoch.
 fn timestamp(at: Duration) -> Timestamp {
-    SignedDuration::try_from(at)
-        .ok()
-        .and_then(|at| Timestamp::from_duration(at).ok())
-        .unwrap_or(Timestamp::MAX)
+    admin::timestamp(at).unwrap_or(Timestamp::MAX)
 }
 
 #[cfg(test)]

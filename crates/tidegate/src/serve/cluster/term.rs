@@ -6,11 +6,7 @@ use fleet::kubernetes::{
     lease::Standing,
     state::{Entry, Memory},
 };
-use leader::collector::Listed;
-use tokio::{
-    sync::watch,
-    time::{MissedTickBehavior, interval, sleep, timeout},
-};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::Leading;
 use crate::serve::{Registry, View};
@@ -30,7 +26,8 @@ pub(super) struct Term {
 }
 
 /// Publishes the term that this process is in, if any.
-pub(super) async fn publish(leading: &Leading, mut known: watch::Receiver<Option<Listed>>) {
+pub(super) async fn publish(leading: &Leading) {
+    let mut known = leading.listed.clone();
     let mut standing = leading.election.standing();
     loop {
         let now = standing.borrow_and_update().clone();
@@ -83,7 +80,7 @@ pub(super) async fn save(leading: &Leading, registry: &Registry) {
 
 /// Saves what the loops have learned, if this process leads.
 pub(super) async fn save_once(leading: &Leading, registry: &Registry) {
-    let Some(epoch) = leading.term.borrow().as_ref().map(|term| term.epoch) else { return };
+    let Some(epoch) = leading.epoch() else { return };
     let entries: BTreeMap<String, Entry> = registry.views().iter().filter_map(|view| learned(view)).collect();
     if entries.is_empty() {
         return;
