@@ -2,16 +2,22 @@
 //! and changes a member only by cutting and inserting bytes.
 //!
 //! [`peek`] reads what the gateway must know of a request, [`with_usage`] asks for the number of tokens on its
-//! behalf.
+//! behalf, and a [`Scanner`] watches the streamed answer and takes that number out again.
 
+mod failure;
 mod include_usage;
 mod peek;
 mod prefix;
 mod prompt;
+mod sse;
+mod usage;
 
+pub use failure::{DONE, ErrorText, error_event};
 pub use include_usage::{IncludeUsage, Splice, with_usage};
 pub use peek::{Peek, peek};
 pub use prefix::{BLOCK_BYTES, BLOCKS_MAX, Prefix};
+pub use sse::{Broken, Dialect, FRAME_BYTES_MAX, Facts, Scanner, UsageFrame};
+pub use usage::Usage;
 
 /// Which call of the API a body belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
