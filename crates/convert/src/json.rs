@@ -158,13 +158,30 @@ impl<'a> Reader<'a> {
     /// Reads an object, calling `member` before each of its values, which it must read.
     pub(crate) fn object(
         &mut self,
-        mut member: impl FnMut(&mut Self, Cow<'a, str>) -> Result<(), Error>,
+        member: impl FnMut(&mut Self, Cow<'a, str>) -> Result<(), Error>,
     ) -> Result<(), Error> {
         self.open(b'{', "expected '{'")?;
         if self.take(b'}') {
             self.depth -= 1;
             return Ok(());
         }
+        self.members(member)
+    }
+
+    /// Reads an object from one of its keys on, at the start of the text.
+    pub(crate) fn rest_of_object(
+        &mut self,
+        member: impl FnMut(&mut Self, Cow<'a, str>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.depth += 1;
+        self.members(member)
+    }
+
+    #[inline]
+    fn members(
+        &mut self,
+        mut member: impl FnMut(&mut Self, Cow<'a, str>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         loop {
             if self.peek() != Some(b'"') {
                 return Err(self.syntax("expected a key in quotes"));

@@ -12,12 +12,12 @@ mod prompt;
 mod sse;
 mod usage;
 
-pub use failure::{DONE, ErrorText, error_event};
+pub use failure::{DONE, ErrorText, error_event, error_of};
 pub use include_usage::{IncludeUsage, Splice, with_usage};
 pub use peek::{Peek, peek};
 pub use prefix::{BLOCK_BYTES, BLOCKS_MAX, Prefix};
 pub use sse::{Broken, Dialect, FRAME_BYTES_MAX, Facts, Scanner, UsageFrame};
-pub use usage::Usage;
+pub use usage::{Usage, usage_of};
 
 /// Which call of the API a body belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

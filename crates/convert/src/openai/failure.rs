@@ -41,6 +41,18 @@ impl ErrorText {
     }
 }
 
+/// What an engine says is wrong with a request, in the body of its answer with `status`.
+///
+/// `None` unless the status is 400 to 499: what a server says of its own failures is not for clients. A body
+/// that is not JSON is nobody's words either.
+#[must_use]
+pub fn error_of(status: u16, body: &[u8]) -> Option<ErrorText> {
+    if !(400..500).contains(&status) {
+        return None;
+    }
+    ErrorText::of(body).filter(|error| !error.message.is_empty())
+}
+
 #[derive(Default)]
 struct Envelope {
     error: Option<ErrorText>,
@@ -176,3 +188,6 @@ pub fn error_event(dialect: Dialect, message: &str, kind: &str, code: &str) -> B
     out.extend_from_slice(b"\n\n");
     out.into()
 }
+
+#[cfg(test)]
+mod tests;

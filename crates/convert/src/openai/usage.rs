@@ -1,9 +1,15 @@
 //! How many tokens a call took, as engines tell it.
 
+use memchr::memmem;
+
 use crate::{
     error::Error,
-    json::{Kind, Reader},
+    json::{Dialect, Kind, Reader},
 };
+
+const KEY: &[u8] = br#""usage""#;
+/// Places of the key that are tried from the end of a body, before it is read from its start.
+const TRIES: usize = 4;
 
 /// Tokens of one call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +49,53 @@ impl Usage {
     }
 }
 
+/// The usage in a whole answer, of any endpoint, that is not streamed.
+///
+/// Only the end of the answer is read, if its usage is there: a megabyte of vectors before it costs nothing.
+#[must_use]
+pub fn usage_of(body: &[u8]) -> Option<Usage> {
+    let mut end = body.len();
+    for _ in 0..TRIES {
+        end = memmem::rfind(body.get(..end)?, KEY)?;
+        // Else the first quote is of a longer key, or of no key.
+        let (before, after) = body.split_at(end);
+        if let Some(b'{' | b',') = before.trim_ascii_end().last()
+            && let Ok(usage) = read_end(after)
+        {
+            return usage;
+        }
+    }
+    read_top(body).ok().flatten()
+}
+
+/// Reads `"usage":…}` to the end of the body. If there is one closing bracket after it and no more, and members
+/// before that, it is a member of the outermost object.
+fn read_end(end: &[u8]) -> Result<Option<Usage>, Error> {
+    let mut reader = Reader::new(end, Dialect::Lenient)?;
+    let mut usage = None;
+    reader.rest_of_object(|reader, key| read_member(reader, &key, &mut usage))?;
+    reader.end()?;
+    Ok(usage)
+}
+
+fn read_top(body: &[u8]) -> Result<Option<Usage>, Error> {
+    let mut reader = Reader::new(body, Dialect::Lenient)?;
+    let mut usage = None;
+    reader.object(|reader, key| read_member(reader, &key, &mut usage))?;
+    reader.end()?;
+    Ok(usage)
+}
+
+fn read_member(reader: &mut Reader<'_>, key: &str, usage: &mut Option<Usage>) -> Result<(), Error> {
+    match key {
+        "usage" => {
+            *usage = Usage::read(reader)?;
+            Ok(())
+        }
+        _ => reader.skip(),
+    }
+}
+
 fn read_tokens(reader: &mut Reader<'_>) -> Result<Option<u64>, Error> {
     match reader.kind()? {
         Kind::Number => Ok(reader.number()?.whole()),
@@ -65,3 +118,6 @@ fn read_cached(reader: &mut Reader<'_>) -> Result<u64, Error> {
     })?;
     Ok(cached.unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests;
