@@ -52,6 +52,12 @@ pub enum Error {
     Parameter { name: Quoted, expected: &'static str },
     #[error("shared memory is not available through the gateway")]
     SharedMemory,
+    #[error("more than {limit} inputs")]
+    TooManyInputs { limit: usize },
+    #[error("{got} embeddings for {expected} inputs")]
+    EmbeddingCount { expected: usize, got: usize },
+    #[error("\"index\" {0} of an embedding is given twice or belongs to no input")]
+    EmbeddingIndex(usize),
 
     #[error("{place}: {problem}")]
     Tensor { place: Place, problem: Problem },
@@ -108,6 +114,8 @@ impl Error {
             | Self::BinaryUnclaimed { .. }
             | Self::RawBody { .. }
             | Self::RawCount { .. }
+            | Self::EmbeddingCount { .. }
+            | Self::EmbeddingIndex(_)
             | Self::UnknownInput { .. }
             | Self::MissingInput { .. }
             | Self::UnknownOutput { .. } => Reason::BadTensor,
@@ -116,6 +124,7 @@ impl Error {
             | Self::FieldType { .. }
             | Self::Empty(_)
             | Self::TooMany(_)
+            | Self::TooManyInputs { .. }
             | Self::DuplicateInput(_)
             | Self::DuplicateOutput(_)
             | Self::IdTooLong

@@ -2,8 +2,10 @@
 //! and changes a member only by cutting and inserting bytes.
 //!
 //! [`peek`] reads what the gateway must know of a request, [`with_usage`] asks for the number of tokens on its
-//! behalf, and a [`Scanner`] watches the streamed answer and takes that number out again.
+//! behalf, and a [`Scanner`] watches the streamed answer and takes that number out again. Only [`embeddings`] are
+//! taken apart, since several requests for them make one.
 
+pub mod embeddings;
 mod failure;
 mod include_usage;
 mod peek;
