@@ -195,6 +195,8 @@ fn errors_of_engines_are_read() {
     assert_eq!(error(r#"error: {"code":500,"message":"no"}"#), told("no", None, Some("500")));
     assert_eq!(error("event: error\ndata: {}"), Some(ErrorText::default()));
     assert_eq!(error(r#"data: {"error":null,"choices":[]}"#), None);
+    let with_usage = "data: {\"error\":\"no\",\"choices\":[],\"usage\":{}}\n\n";
+    assert_eq!(strip(with_usage).forwarded, with_usage);
     let long = error(&format!(r#"data: {{"error":"{}"}}"#, "é".repeat(1000))).unwrap();
     assert_eq!(long.message, "é".repeat(300));
 }
@@ -284,6 +286,7 @@ fn an_error_event_is_one_frame_that_says_it() {
         let event = error_event(dialect, message, "server_error", "upstream_reset");
         let text = std::str::from_utf8(&event).unwrap();
         assert!(text.ends_with("}\n\n") && text.matches("\n\n").count() == 1, "{text:?}");
+        assert!(text.bytes().all(|byte| byte == b'\n' || (b' '..0x7f).contains(&byte)), "{text:?}");
         let seen = watch(dialect, UsageFrame::Strip, [&event[..]]);
         assert_eq!((seen.done, seen.broken), (false, None));
         let error = seen.error.unwrap();
