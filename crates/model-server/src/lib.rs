@@ -5,10 +5,13 @@
 //! and back. [`Server`] is for callers in the same process, [`run`] for the command line.
 
 mod args;
+mod body;
 mod connection;
 mod engine;
 mod error;
 mod grpc;
+mod inference;
+mod listen;
 mod pace;
 mod rest;
 mod server;
@@ -17,5 +20,6 @@ mod statistics;
 
 pub use args::{Args, ModelFile, run, serve};
 pub use engine::{InferError, LoadError, Model};
+pub use listen::DrainError;
 pub use pace::{Pace, PaceError};
-pub use server::{BindError, DrainError, Options, Server};
+pub use server::{BindError, Options, Server};
