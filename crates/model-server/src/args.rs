@@ -12,13 +12,16 @@ use std::{
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Model, Options, Pace, Server};
+use crate::{
+    Model, Options, Pace, Server,
+    chat::{self, Simulator, SimulatorArgs},
+};
 
-/// Serves ONNX models over the Open Inference Protocol: REST and gRPC on one port.
+/// Serves ONNX models over the Open Inference Protocol, REST and gRPC on one port; or simulates a chat engine.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// ONNX file to serve, may be repeated; NAME is the file's own name without its ending if not given
-    #[arg(long = "onnx", value_name = "[NAME=]PATH", required = true)]
+    #[arg(long = "onnx", value_name = "[NAME=]PATH", required_unless_present = "chat_sim")]
     pub models: Vec<ModelFile>,
     /// Address to listen on
     #[arg(long, default_value = "127.0.0.1")]
@@ -38,6 +41,8 @@ pub struct Args {
     /// Imitate a slower model: add FIXED to every call and PER_ROW to every row, e.g. 8ms+1ms
     #[arg(long, value_name = "FIXED+PER_ROW", default_value = "0s")]
     pub pace: Pace,
+    #[command(flatten)]
+    pub simulator: SimulatorArgs,
 }
 
 /// A file to serve and the name to serve it under.
@@ -85,13 +90,25 @@ impl Args {
             ..default
         }
     }
+
+    /// The simulator asked for, if one is.
+    fn simulator(&self) -> Option<chat::Options> {
+        self.simulator.options(chat::Options {
+            address: (self.host, self.port).into(),
+            start_delay: self.start_delay,
+            ..chat::Options::default()
+        })
+    }
 }
 
-/// Loads the files of `args` and serves them until `shutdown`.
+/// Loads the files of `args` and serves them until `shutdown`, or simulates a chat engine until then.
 ///
 /// # Errors
 /// A file cannot be served, the address cannot be had, or calls had to be cut off at the end.
 pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
+    if let Some(options) = args.simulator() {
+        return simulate(options, shutdown).await;
+    }
     let options = args.options();
     let files = args.models;
     let load = move || files.iter().map(|file| Model::from_path(&file.name, &file.path)).collect();
@@ -109,6 +126,17 @@ pub async fn serve(models: Vec<Model>, options: Options, shutdown: CancellationT
     // Nobody may be reading; that is no reason not to serve.
     let _ = writeln!(std::io::stdout(), "serving {} on http://{}", names.join(", "), server.address());
     server.run(shutdown).await?;
+    Ok(())
+}
+
+/// Simulates a chat engine until `shutdown`. Prints the address to standard output once it is bound.
+async fn simulate(options: chat::Options, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let model = options.model.clone();
+    let simulator = Simulator::bind(options).await?;
+    // Nobody may be reading; that is no reason not to serve.
+    let _ =
+        writeln!(std::io::stdout(), "simulating a chat engine as {model} on http://{}", simulator.address());
+    simulator.run(shutdown).await?;
     Ok(())
 }
 
