@@ -183,6 +183,46 @@ mod tests {
     }
 
     #[test]
+    fn a_simulator_comes_from_the_command_line_too() {
+        assert!(parse("--onnx m.onnx").unwrap().simulator().is_none());
+        let args = parse("--chat-sim --port 0 --start-delay 2s").unwrap();
+        let options = args.simulator().unwrap();
+        assert_eq!((options.model.as_str(), options.address.port()), ("sim", 0));
+        assert_eq!(options.start_delay, Duration::from_secs(2));
+        assert_eq!(options.times, chat::Times::default());
+        let line = "--chat-sim big --ttft 0s --prefill 8k/s --tpot 5ms --tpot-per-stream 0s --jitter 0.1 \
+                    --slow 3 --slots 4 --queue 0 --full-status 429 --prefix-cache 0 --context 1k \
+                    --output-tokens 10-20 --fail error=0.5 --seed 7";
+        let options = parse(line).unwrap().simulator().unwrap();
+        let times = chat::Times {
+            prefill: 8000,
+            tpot: Duration::from_millis(5),
+            jitter: 0.1,
+            slow: 3.0,
+            ..chat::Times::none()
+        };
+        assert_eq!((options.model.as_str(), options.times), ("big", times));
+        assert_eq!((options.slots.get(), options.queue, options.full_status), (4, 0, 429));
+        assert_eq!((options.prefix_cache, options.context, options.seed), (0, 1000, 7));
+        assert_eq!(options.output_tokens, chat::OutputTokens::Range(10..=20));
+        assert_eq!(options.failures, "error=0.5".parse().unwrap());
+    }
+
+    #[test]
+    fn a_simulator_and_models_exclude_each_other() {
+        for line in [
+            "--chat-sim --onnx m.onnx",
+            "--chat-sim --pace 1ms",
+            "--onnx m.onnx --ttft 1s",
+            "--chat-sim --full-status 500",
+            "--chat-sim --slots 0",
+            "--chat-sim --fail oops=1",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
     fn nonsense_on_the_command_line_is_refused() {
         for line in ["", "--onnx =x", "--onnx m=", "--onnx m --max-concurrency 0", "--onnx m --start-delay 2"]
         {

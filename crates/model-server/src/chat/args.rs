@@ -17,41 +17,41 @@ pub struct SimulatorArgs {
     #[arg(conflicts_with_all = ["models", "max_concurrency", "max_batch_size", "pace"])]
     pub chat_sim: Option<String>,
     /// Fixed time to the first token, on top of waiting and prefill
-    #[arg(long, value_name = "DURATION", default_value = "200ms", requires = "chat_sim", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "200ms", conflicts_with = "models", value_parser = humantime::parse_duration)]
     pub ttft: Duration,
     /// Uncached prompt tokens computed a second, one prompt after the other; 0 takes no time
-    #[arg(long, value_name = "TOKENS/s", default_value = "2000/s", requires = "chat_sim", value_parser = options::rate)]
+    #[arg(long, value_name = "TOKENS/s", default_value = "2000/s", conflicts_with = "models", value_parser = options::rate)]
     pub prefill: u64,
     /// Time per token of every stream
-    #[arg(long, value_name = "DURATION", default_value = "20ms", requires = "chat_sim", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "20ms", conflicts_with = "models", value_parser = humantime::parse_duration)]
     pub tpot: Duration,
     /// Time per token that every stream decoding adds to all of them
-    #[arg(long, value_name = "DURATION", default_value = "500us", requires = "chat_sim", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "500us", conflicts_with = "models", value_parser = humantime::parse_duration)]
     pub tpot_per_stream: Duration,
     /// Draw every time uniformly from 1 ± this share of itself
-    #[arg(long, value_name = "SHARE", default_value = "0", requires = "chat_sim", value_parser = options::share)]
+    #[arg(long, value_name = "SHARE", default_value = "0", conflicts_with = "models", value_parser = options::share)]
     pub jitter: f64,
     /// Multiply every time
-    #[arg(long, value_name = "FACTOR", default_value = "1", requires = "chat_sim", value_parser = options::factor)]
+    #[arg(long, value_name = "FACTOR", default_value = "1", conflicts_with = "models", value_parser = options::factor)]
     pub slow: f64,
     /// Sequences that run at a time; the others wait in the order they came
-    #[arg(long, value_name = "N", default_value = "32", requires = "chat_sim")]
+    #[arg(long, value_name = "N", default_value = "32", conflicts_with = "models")]
     pub slots: NonZeroUsize,
     /// Sequences that may wait; more are refused
-    #[arg(long, value_name = "N", default_value_t = 1024, requires = "chat_sim")]
+    #[arg(long, value_name = "N", default_value_t = 1024, conflicts_with = "models")]
     pub queue: usize,
     /// Status of that refusal
-    #[arg(long, value_name = "503|429", default_value = "503", requires = "chat_sim", value_parser = full_status)]
+    #[arg(long, value_name = "503|429", default_value = "503", conflicts_with = "models", value_parser = full_status)]
     pub full_status: u16,
     /// Tokens the prefix cache holds, in blocks of 16; 0 turns it off; k is 1,000
-    #[arg(long, value_name = "TOKENS", default_value = "64k", requires = "chat_sim", value_parser = options::tokens)]
+    #[arg(long, value_name = "TOKENS", default_value = "64k", conflicts_with = "models", value_parser = options::tokens)]
     pub prefix_cache: usize,
     /// Tokens a prompt and its answer may have together
-    #[arg(long, value_name = "TOKENS", default_value = "128k", requires = "chat_sim", value_parser = options::tokens)]
+    #[arg(long, value_name = "TOKENS", default_value = "128k", conflicts_with = "models", value_parser = options::tokens)]
     pub context: usize,
     /// Tokens of an answer: N where the client sets no limit, else all it allows; or LEAST-MOST, drawn by the
     /// prompt, within what the client allows
-    #[arg(long, value_name = "N|LEAST-MOST", default_value = "128", requires = "chat_sim")]
+    #[arg(long, value_name = "N|LEAST-MOST", default_value = "128", conflicts_with = "models")]
     pub output_tokens: OutputTokens,
     /// Fail by chance, e.g. error=0.01,reset=0.01; also stall, nonsense, truncate, slow-first, no-done and busy.
     /// The header `x-sim-fail: FAULT[@N]` lets one call fail, after N tokens
@@ -60,11 +60,11 @@ pub struct SimulatorArgs {
         value_name = "FAULT=CHANCE,…",
         default_value = "",
         hide_default_value = true,
-        requires = "chat_sim"
+        conflicts_with = "models"
     )]
     pub fail: Failures,
     /// Decides who fails, and the jitter
-    #[arg(long, value_name = "NUMBER", default_value_t = 0, requires = "chat_sim")]
+    #[arg(long, value_name = "NUMBER", default_value_t = 0, conflicts_with = "models")]
     pub seed: u64,
 }
 

@@ -250,19 +250,24 @@ impl Sequence {
         self.generated
     }
 
+    /// Ready when the first token is due.
+    pub(super) fn poll_seat(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Phase::Starting(starting) = &mut self.phase {
+            let seat = ready!(starting.as_mut().poll(cx));
+            self.phase = Phase::Decoding(seat);
+            self.due = Instant::now();
+        }
+        Poll::Ready(())
+    }
+
     /// The number of the next token once its time has come, or nothing after the last.
     ///
     /// Between two tokens this is pending at least once, also where no time passes: the runtime has its turn, and
     /// what was written so far goes out.
     pub(super) fn poll_token(&mut self, cx: &mut Context<'_>) -> Poll<Option<usize>> {
-        match &mut self.phase {
-            Phase::Starting(starting) => {
-                let seat = ready!(starting.as_mut().poll(cx));
-                self.phase = Phase::Decoding(seat);
-                self.due = Instant::now();
-            }
-            Phase::Decoding(_) if self.generated < self.tokens => ready!(self.poll_pause(cx)),
-            Phase::Decoding(_) | Phase::Over => {}
+        ready!(self.poll_seat(cx));
+        if self.generated > 0 && self.generated < self.tokens {
+            ready!(self.poll_pause(cx));
         }
         if self.generated >= self.tokens {
             return Poll::Ready(None);
@@ -303,22 +308,15 @@ impl Sequence {
 
     /// Generates until that many tokens are there, or all of them.
     pub(super) async fn generate(&mut self, tokens: usize) {
-        // Where no time passes there is no need to go token by token.
-        if poll_fn(|cx| self.poll_first(cx)).await && self.engine.times.step(1).is_zero() {
-            let until = tokens.min(self.tokens).max(self.generated);
-            self.engine.counters.generation_tokens.fetch_add((until - self.generated) as u64, Relaxed);
-            self.generated = until;
-            return;
+        poll_fn(|cx| self.poll_seat(cx)).await;
+        let tokens = tokens.min(self.tokens);
+        if self.engine.times.step(1).is_zero() {
+            // Where no time passes there is no need to go token by token.
+            let rest = tokens.saturating_sub(self.generated);
+            self.engine.counters.generation_tokens.fetch_add(rest as u64, Relaxed);
+            self.generated += rest;
         }
         while self.generated < tokens && poll_fn(|cx| self.poll_token(cx)).await.is_some() {}
-    }
-
-    /// Ready with the first token, or at once if that is there; false where there is none.
-    fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        if matches!(self.phase, Phase::Starting(_)) {
-            return self.poll_token(cx).map(|token| token.is_some());
-        }
-        Poll::Ready(self.generated > 0)
     }
 
     /// The answer is complete: its text is cached after its prompt, as the next turn of a chat will begin so.

@@ -97,7 +97,11 @@ impl Stream {
                 return Poll::Ready(Some(Ok(Frame::data(event))));
             }
             match self.then {
-                Then::Token if self.is_to_fail() => self.fail(),
+                Then::Token if self.is_to_fail() => {
+                    // Also what fails before its first token has cost the engine its prefill.
+                    ready!(self.sequence.poll_seat(cx));
+                    self.fail();
+                }
                 Then::Token => match ready!(self.sequence.poll_token(cx)) {
                     Some(token) => self.say(token),
                     None => self.close(),
