@@ -23,7 +23,6 @@ const HEADERS_TIMEOUT: Duration = Duration::from_secs(75);
 const HTTP1_BUFFER_BYTES: usize = 64 << 10;
 const HTTP1_HEADERS_MAX: usize = 100;
 const HTTP2_HEADERS_BYTES_MAX: u32 = 32 << 10;
-const HTTP2_STREAMS_MAX: u32 = 256;
 const HTTP2_STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
@@ -34,6 +33,8 @@ pub(crate) trait Calls: Clone + Send + 'static {
     type Body: HttpBody<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static;
     /// Why a connection is broken off in place of an answer.
     type Error: Into<Box<dyn Error + Send + Sync>> + Send;
+    /// Calls at a time on one HTTP/2 connection.
+    const HTTP2_STREAMS_MAX: u32 = 256;
 
     /// Answers one call.
     fn answer(
@@ -109,14 +110,15 @@ where
     connection.await
 }
 
-async fn serve_http2<T>(io: TokioIo<T>, calls: impl Calls) -> hyper::Result<()>
+async fn serve_http2<T, C>(io: TokioIo<T>, calls: C) -> hyper::Result<()>
 where
+    C: Calls,
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let stopping = calls.stopping().clone();
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .max_concurrent_streams(HTTP2_STREAMS_MAX)
+        .max_concurrent_streams(C::HTTP2_STREAMS_MAX)
         .max_header_list_size(HTTP2_HEADERS_BYTES_MAX)
         .initial_stream_window_size(HTTP2_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES)

@@ -97,6 +97,8 @@ type Answered = Result<Response<Answering>, BrokenOff>;
 impl Calls for Arc<Simulation> {
     type Body = Answering;
     type Error = BrokenOff;
+    /// A gateway may put all streams of an engine on one connection.
+    const HTTP2_STREAMS_MAX: u32 = 8192;
 
     async fn answer(self, request: Request<Incoming>) -> Answered {
         Simulation::answer(&self, request).await
@@ -169,8 +171,7 @@ impl Simulation {
             }
             Route::Rerank => {
                 let body = body::read(&head.headers, body).await?;
-                let number = self.calls.load(Relaxed);
-                return self.compute(vectors::rerank(&body, &self.options, number)?, planned).await;
+                return self.compute(vectors::rerank(&body, &self.options)?, planned).await;
             }
             Route::Model(name) if name != self.options.model => Err(Error::Model(Quoted::new(name)))?,
             Route::Model(_) => return Ok(Ok(json_value(StatusCode::OK, &self.model()))),
@@ -232,8 +233,9 @@ impl Simulation {
     }
 
     /// Takes the time of a prefill for what was computed already.
-    async fn compute(&self, vectors: Vectors, planned: Option<Planned>) -> Result<Answered, Error> {
-        let (_, fault) = self.begin(planned, 0)?;
+    async fn compute(&self, mut vectors: Vectors, planned: Option<Planned>) -> Result<Answered, Error> {
+        let (number, fault) = self.begin(planned, 0)?;
+        vectors.name(number);
         let mut sequence = self.admit(Prompt::uncached(vectors.prompt_tokens), 0, fault)?;
         sequence.generate(0).await;
         self.end(sequence, &vectors.body, fault, std::iter::empty()).await

@@ -1,7 +1,8 @@
 //! The engine simulated: slots, a line in front of them, serialised prefill, a prefix cache, and tokens in time.
 //!
 //! Nothing runs by itself. A [`Sequence`] is polled by whoever sends its tokens, so that a client who leaves ends
-//! it by dropping it: its slot is free at once. A reader too slow for its tokens gets those due without waiting.
+//! it by dropping it: its slot is free at once. A reader too slow for its tokens keeps its slot, and gets those due
+//! without waiting.
 
 use std::{
     future::poll_fn,
@@ -121,7 +122,7 @@ impl Engine {
     }
 
     /// Computes the prompt and returns how many of its tokens were cached.
-    async fn prefill(&self, prompt: &Prompt) -> usize {
+    async fn prefill(&self, prompt: &Prompt, unit: f64) -> usize {
         if self.times.prefill == 0 {
             let cached = self.cached(prompt);
             self.hold(prompt.blocks());
@@ -130,7 +131,8 @@ impl Engine {
         let arrived = Instant::now();
         let last = self.prefilled.lock().await;
         let cached = self.cached(prompt);
-        let end = arrived.max(*last) + self.times.prefill(prompt.tokens() - cached);
+        let time = self.times.vary(self.times.prefill(prompt.tokens() - cached), unit);
+        let end = arrived.max(*last) + time;
         let turn = Turn { last, end };
         tokio::time::sleep_until(end).await;
         drop(turn);
@@ -202,7 +204,7 @@ async fn start(engine: Arc<Engine>, work: Work, mut draws: Draws) -> Seat {
     let slot = slots.acquire_owned().await.expect("the semaphore of slots is never closed");
     let running = Gauge::enter(&engine, |engine| &engine.running);
     engine.counters.running_max.fetch_max(engine.running.load(Relaxed) as u64, Relaxed);
-    let cached = engine.prefill(&work.prompt).await;
+    let cached = engine.prefill(&work.prompt, draws.unit()).await;
     let rest = engine.times.vary(engine.times.ttft, draws.unit()) + work.late;
     if !rest.is_zero() {
         tokio::time::sleep(rest).await;

@@ -101,12 +101,12 @@ impl Times {
         Self { ttft: zero, prefill: 0, tpot: zero, tpot_per_stream: zero, jitter: 0.0, slow: 1.0 }
     }
 
-    /// How long the prefill of that many uncached tokens keeps the engine busy.
+    /// How long the prefill of that many uncached tokens keeps an engine busy that is not slowed.
     pub(super) fn prefill(&self, tokens: usize) -> Duration {
         if self.prefill == 0 {
             return Duration::ZERO;
         }
-        Duration::from_secs_f64(tokens as f64 / self.prefill as f64 * self.slow)
+        Duration::from_secs_f64(tokens as f64 / self.prefill as f64)
     }
 
     /// `time`, slowed and jittered by `unit`, which is drawn from 0 to 1.
@@ -210,7 +210,8 @@ mod tests {
     #[test]
     fn prefill_takes_its_rate_and_everything_its_factor() {
         let times = Times { slow: 3.0, ..Times::default() };
-        assert_eq!(times.prefill(2000), Duration::from_secs(3));
+        assert_eq!(times.prefill(2000), Duration::from_secs(1));
+        assert_eq!(times.vary(times.prefill(2000), 0.5), Duration::from_secs(3));
         assert_eq!(times.vary(times.ttft, 0.9), Duration::from_millis(600));
         assert_eq!(Times { prefill: 0, ..times }.prefill(2000), Duration::ZERO);
     }

@@ -30,6 +30,16 @@ const WORDS_MAX: usize = 256;
 pub(super) struct Vectors {
     pub(super) prompt_tokens: usize,
     pub(super) body: Value,
+    kind: &'static str,
+}
+
+impl Vectors {
+    /// Gives the answer an id of its own.
+    pub(super) fn name(&mut self, number: u64) {
+        if let Some(fields) = self.body.as_object_mut() {
+            fields.insert("id".to_owned(), json!(format!("{}-sim{number:016x}", self.kind)));
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -95,11 +105,11 @@ pub(super) fn embeddings(body: &[u8], options: &Options) -> Result<Vectors, Erro
     }
     let usage = Usage { prompt: prompt_tokens, ..Usage::default() };
     let body = json!({ "object": "list", "model": options.model, "data": data, "usage": usage.to_json() });
-    Ok(Vectors { prompt_tokens, body })
+    Ok(Vectors { prompt_tokens, body, kind: "embd" })
 }
 
 /// The answer to `/v1/rerank`: the share of the query's words that a document has.
-pub(super) fn rerank(body: &[u8], options: &Options, number: u64) -> Result<Vectors, Error> {
+pub(super) fn rerank(body: &[u8], options: &Options) -> Result<Vectors, Error> {
     let request: Rerank = parse(body)?;
     check_model(&request.model, options)?;
     check_count("documents", request.documents.len())?;
@@ -124,12 +134,11 @@ pub(super) fn rerank(body: &[u8], options: &Options, number: u64) -> Result<Vect
     };
     let results: Vec<_> = scored.iter().map(result).collect();
     let body = json!({
-        "id": format!("rerank-sim{number:016x}"),
         "model": options.model,
         "usage": { "prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens },
         "results": results,
     });
-    Ok(Vectors { prompt_tokens, body })
+    Ok(Vectors { prompt_tokens, body, kind: "rerank" })
 }
 
 fn check_count(parameter: &'static str, count: usize) -> Result<(), Error> {
@@ -228,7 +237,7 @@ mod tests {
     fn documents_are_ranked_by_the_words_they_share_with_the_query() {
         let body = json!({"model": "sim", "query": "red fox", "top_n": 2,
             "documents": ["blue bird", {"text": "A Red fox"}, "red car"]});
-        let answer = rerank(body.to_string().as_bytes(), &Options::default(), 1).unwrap().body;
+        let answer = rerank(body.to_string().as_bytes(), &Options::default()).unwrap().body;
         let ranked: Vec<_> = answer["results"].as_array().unwrap().iter().map(|one| &one["index"]).collect();
         assert_eq!(ranked, [&json!(1), &json!(2)]);
         assert_eq!(answer["results"][0]["relevance_score"], 1.0);
