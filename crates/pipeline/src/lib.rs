@@ -32,4 +32,4 @@ pub mod tensor;
 
 pub use error::{CallError, Error, QueueUnit, Refusal, Rejection, Stage};
 pub use pipeline::{Batching, Concurrency, Config, Pipeline, QueueLimits};
-pub use stats::{ReplicaStats, Stats};
+pub use stats::{ChatStats, ReplicaStats, Stats};
