@@ -15,13 +15,26 @@ use rand::Rng as _;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
+    chat::{Chat, Learned},
     health::{Health, Verdict},
+    latency::Latency,
     limit::Limit,
     replica::Replica,
+    request::Class,
 };
 
 /// A new replica's share of calls grows to the full over this time, where others can take the rest.
 const SLOW_START: Duration = Duration::from_secs(10);
+
+/// The part of a replica's calls that a low class may have: the rest is kept for others, who else would wait for one
+/// of its long generations to end.
+const LOW_CLASS_SHARE: f64 = 0.8;
+
+/// Differences of slowness, in calls, that are no reason to give up what a replica has in its cache.
+const SLOWNESS_NOISE: f64 = 0.5;
+
+/// The number of the next replica; 0 is none's.
+static NUMBERS: AtomicU32 = AtomicU32::new(1);
 
 /// Who waits for a seat.
 #[derive(Debug, Default)]
@@ -36,7 +49,12 @@ pub(crate) struct Waiting {
 #[derive(Debug)]
 pub(crate) struct Seat {
     pub(crate) replica: Replica,
+    number: u32,
     in_flight: AtomicU32,
+    /// Tokens of the generations it has, estimated.
+    work: AtomicU64,
+    /// When a piece of an answer last came from it, in milliseconds since `epoch`.
+    progressed: AtomicU64,
     /// Calls it may have, as learned, and as of now: a little less while it is measured.
     limit: AtomicU32,
     ceiling: AtomicU32,
@@ -49,12 +67,12 @@ pub(crate) struct Seat {
     epoch: Instant,
     pub(crate) completions: AtomicU64,
     pub(crate) failures: AtomicU64,
-    learned: std::sync::Mutex<Learned>,
+    learned: std::sync::Mutex<Lessons>,
     waiting: Arc<Waiting>,
 }
 
 #[derive(Debug)]
-struct Learned {
+struct Lessons {
     health: Health,
     limit: Limit,
 }
@@ -65,9 +83,50 @@ pub(crate) struct Slot {
     pub(crate) seat: Arc<Seat>,
     /// Calls the replica had when this one was added, itself included.
     load: u32,
+    /// Tokens of the call, estimated.
+    work: u64,
 }
 
 impl Slot {
+    /// A slot for the same call, which may outlive this one.
+    pub(crate) fn another(&self) -> Self {
+        self.seat.in_flight.fetch_add(1, Ordering::SeqCst);
+        self.seat.work.fetch_add(self.work, Ordering::Relaxed);
+        Self { seat: Arc::clone(&self.seat), load: self.load, work: self.work }
+    }
+
+    fn with_work(mut self, work: u64) -> Self {
+        self.seat.work.fetch_add(work, Ordering::Relaxed);
+        self.work = work;
+        self
+    }
+
+    /// A piece of the answer has come.
+    pub(crate) fn progressed(&self, now: Instant) {
+        self.seat.progressed.store(self.seat.millis(now), Ordering::Relaxed);
+    }
+
+    /// Learns from tokens that took `per_token` each, on a replica that had `load` generations meanwhile and is
+    /// `relative` times slower than the average one.
+    pub(crate) fn paced(&self, per_token: Duration, load: u32, relative: f64, line: &mut Latency) {
+        let expected = line.expected(load);
+        line.observe(load, per_token, relative);
+        let mut learned = self.seat.lock();
+        learned.health.paced(per_token, expected);
+        let slowness = learned.health.slowness();
+        self.seat.slowness.store(slowness.to_bits(), Ordering::Relaxed);
+        learned.limit.paced(line, slowness, per_token, load);
+        self.seat.publish(&learned.limit);
+    }
+
+    /// The first token of a generation has come, `elapsed` after it was sent.
+    pub(crate) fn first_token(&self, elapsed: Duration) {
+        let load = self.load.max(self.seat.in_flight());
+        let mut learned = self.seat.lock();
+        learned.limit.first_token(elapsed, load);
+        self.seat.publish(&learned.limit);
+    }
+
     /// Learns from a call that was answered, `elapsed` after it was sent, where `expected` was predicted.
     pub(crate) fn succeeded(&self, elapsed: Duration, expected: Duration) {
         self.seat.succeeded(elapsed, expected, self.load.max(self.seat.in_flight()));
@@ -78,6 +137,7 @@ impl Drop for Slot {
     /// Either this sees the request that waits, or the dispatch task sees the free seat when it takes that request
     /// in: both write first and look after that, in one order for all (`SeqCst`).
     fn drop(&mut self) {
+        self.seat.work.fetch_sub(self.work, Ordering::Relaxed);
         self.seat.in_flight.fetch_sub(1, Ordering::SeqCst);
         if self.seat.waiting.requests.load(Ordering::SeqCst) > 0 {
             self.seat.waiting.freed.notify_one();
@@ -100,7 +160,10 @@ impl Seat {
     fn new(replica: Replica, limit: Limit, epoch: Instant, waiting: Arc<Waiting>) -> Self {
         Self {
             replica,
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             in_flight: AtomicU32::new(0),
+            work: AtomicU64::new(0),
+            progressed: AtomicU64::new(0),
             limit: AtomicU32::new(limit.get()),
             ceiling: AtomicU32::new(limit.ceiling()),
             closed_until: AtomicU64::new(0),
@@ -109,7 +172,7 @@ impl Seat {
             epoch,
             completions: AtomicU64::new(0),
             failures: AtomicU64::new(0),
-            learned: std::sync::Mutex::new(Learned { health: Health::default(), limit }),
+            learned: std::sync::Mutex::new(Lessons { health: Health::default(), limit }),
             waiting,
         }
     }
@@ -211,7 +274,22 @@ impl Seat {
     fn sit(self: &Arc<Self>, allowed: u32) -> Option<Slot> {
         let take = |taken: u32| (taken < allowed).then_some(taken + 1);
         let before = self.in_flight.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).ok()?;
-        Some(Slot { seat: Arc::clone(self), load: before + 1 })
+        Some(Slot { seat: Arc::clone(self), load: before + 1, work: 0 })
+    }
+
+    /// Whether a piece of any answer has come from it within `window`.
+    pub(crate) fn progressed_within(&self, window: Duration, now: Instant) -> bool {
+        let since = self.millis(now).saturating_sub(self.progressed.load(Ordering::Relaxed));
+        Duration::from_millis(since) < window
+    }
+
+    /// Estimated tokens of the generations it has.
+    pub(crate) fn work(&self) -> u64 {
+        self.work.load(Ordering::Relaxed)
+    }
+
+    fn millis(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX)
     }
 
     fn is_ejected(&self, now: Instant) -> bool {
@@ -223,7 +301,7 @@ impl Seat {
         self.ceiling.store(limit.ceiling(), Ordering::Relaxed);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Learned> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Lessons> {
         // Nothing in here panics while it is held; what a poisoned lock holds is still sound.
         self.learned.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -302,6 +380,49 @@ impl Board {
         others.into_iter().find_map(|(_, seat)| seat.sit(seat.allowed(now, veterans)))
     }
 
+    /// The replica for a generation: the one that knows most of its prompt among those that are not much busier than
+    /// the average, else the one with the least to do.
+    pub(crate) fn pick_for_chat(
+        &self,
+        now: Instant,
+        avoid: Option<&str>,
+        (chat, class): (&Chat, Class),
+        learned: &Learned,
+    ) -> Option<Slot> {
+        let veterans = self.veterans(now);
+        let avoid = self.avoidable(avoid, now);
+        let allowed = |seat: &Arc<Seat>| for_class(seat.allowed(now, veterans), class);
+        let fit = |seat: &&Arc<Seat>| Some(&*seat.replica.id) != avoid && seat.in_flight() < allowed(seat);
+        let work = learned.work(chat);
+        let mut table = learned.config.prefix_affinity.then(|| learned.table());
+        let kept = table.as_ref().and_then(|table| {
+            let most = self.busy_at_most(learned.config.load_factor);
+            table.find(&chat.affinity, |numbers| {
+                let knows = |seat: &&Arc<Seat>| numbers.contains(&seat.number) && busyness(seat) <= most;
+                let best = self.seats.iter().filter(fit).filter(knows).min_by_key(|seat| seat.in_flight())?;
+                best.sit(allowed(best))
+            })
+        });
+        let slot = kept.or_else(|| {
+            let load = |seat: &Arc<Seat>| seat.slowness() * (seat.work() + work) as f64;
+            let mut free: Vec<(f64, &Arc<Seat>)> =
+                self.seats.iter().filter(fit).map(|seat| (load(seat), seat)).collect();
+            free.sort_unstable_by(|(a, _), (b, _)| a.total_cmp(b));
+            free.into_iter().find_map(|(_, seat)| seat.sit(allowed(seat)))
+        })?;
+        if let Some(table) = &mut table {
+            table.went_to(&chat.affinity, slot.seat.number);
+        }
+        Some(slot.with_work(work))
+    }
+
+    /// How busy a replica may be and still be preferred for what it has in its cache: `factor` times the mean, as in
+    /// consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2018).
+    fn busy_at_most(&self, factor: f64) -> f64 {
+        let calls: u32 = self.seats.iter().map(|seat| seat.in_flight()).sum();
+        (factor * f64::from(calls + 1) / self.seats.len().max(1) as f64).ceil() + SLOWNESS_NOISE
+    }
+
     /// The replica with room that answers fastest: for whole batches, of which each has one at a time.
     pub(crate) fn pick_fastest(&self, now: Instant, avoid: Option<&str>) -> Option<Slot> {
         let veterans = self.veterans(now);
@@ -348,6 +469,20 @@ impl Board {
         };
         if self.seats.iter().any(veteran) { Veterans::Some } else { Veterans::None }
     }
+}
+
+/// Of the calls that a replica may have, those that one of `class` may be.
+fn for_class(allowed: u32, class: Class) -> u32 {
+    match class {
+        Class::High | Class::Normal => allowed,
+        Class::Low => allowed.min(((f64::from(allowed) * LOW_CLASS_SHARE) as u32).max(1)),
+    }
+}
+
+/// How busy one more call would make a replica, in calls of one that is as fast as the others.
+fn busyness(seat: &Arc<Seat>) -> f64 {
+    let rounded = (seat.slowness() * 4.0).round() / 4.0;
+    rounded * f64::from(seat.in_flight() + 1)
 }
 
 /// What one more call would mean for a seat: how slow it is times how much it would have.

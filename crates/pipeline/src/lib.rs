@@ -11,6 +11,7 @@ mod attempt;
 pub mod batch;
 mod board;
 mod budget;
+pub mod chat;
 mod check;
 mod direct;
 mod dispatch;

@@ -126,7 +126,7 @@ impl Stats {
             batch_rows: read(&counts.batch_rows),
             batch_requests: read(&counts.batch_requests),
             latency_histogram: counts.latency.counts(),
-            chat: None,
+            chat: shared.chat.as_ref().map(|learned| learned.stats()),
         }
     }
 }
