@@ -52,6 +52,8 @@ pub enum Error {
     Parameter { name: Quoted, expected: &'static str },
     #[error("shared memory is not available through the gateway")]
     SharedMemory,
+    #[error("this model is called over the OpenAI protocol only")]
+    OpenAiOnly,
     #[error("more than {limit} inputs")]
     TooManyInputs { limit: usize },
     #[error("{got} embeddings for {expected} inputs")]
@@ -107,7 +109,7 @@ impl Error {
             }
             Self::HeaderLength(_) | Self::HeaderBeyondBody { .. } => Reason::BadHeaderLength,
             Self::TooLarge { .. } => Reason::BodyTooLarge,
-            Self::SharedMemory => Reason::Unsupported,
+            Self::SharedMemory | Self::OpenAiOnly => Reason::Unsupported,
             Self::Tensor { .. }
             | Self::BatchSize(_)
             | Self::BinarySize { .. }

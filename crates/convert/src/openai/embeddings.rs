@@ -10,8 +10,10 @@ use crate::{
     json::{self, Kind, Object, Reader, once},
 };
 
+mod rows;
 mod split;
 
+pub use rows::{credential, decode_response, encode_response};
 pub use split::{Share, split};
 
 /// Most inputs of a request that is taken apart, as OpenAI's own limit is.
