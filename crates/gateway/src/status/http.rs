@@ -21,16 +21,20 @@ impl Failure {
 
     /// `{"error": {"message", "type", "param", "code"}}`, as OpenAI's clients expect it.
     pub(crate) fn to_openai(&self) -> Response<Body> {
-        let row = self.situation.row();
-        let r#type = match row.http {
+        let (r#type, code) = (self.openai_type(), self.situation.row().reason);
+        let error = json!({ "message": self.sentence(), "type": r#type, "param": null, "code": code });
+        self.response(&json!({ "error": error }))
+    }
+
+    /// The `type` of an error in OpenAI's words.
+    pub(crate) fn openai_type(&self) -> &'static str {
+        match self.situation.row().http {
             401 => "authentication_error",
             403 => "permission_error",
             429 => "rate_limit_error",
             500.. => "server_error",
             _ => "invalid_request_error",
-        };
-        let error = json!({ "message": self.sentence(), "type": r#type, "param": null, "code": row.reason });
-        self.response(&json!({ "error": error }))
+        }
     }
 
     fn response(&self, body: &Value) -> Response<Body> {

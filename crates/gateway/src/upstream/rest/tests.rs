@@ -3,6 +3,8 @@ use std::sync::Mutex;
 use super::*;
 use crate::upstream::{Protocol, scripted::*};
 
+mod openai;
+
 /// Metadata, and answers in JSON and in binary, of a model of two rows of one byte.
 const MODEL: &str = concat!(
     r#"{"name":"m","versions":[],"platform":"p","#,
