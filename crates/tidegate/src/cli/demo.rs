@@ -77,7 +77,7 @@ pub(crate) fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let text = configuration(&args, &unpacked.model());
     let loaded = config::parse(Source { name: "demo".to_owned(), text })
         .map_err(|report| anyhow::anyhow!("{}", report.render(Style::Plain)))?;
-    let metrics = telemetry::start_metrics(loaded.config.models.iter().map(|model| model.slo.latency))?;
+    let metrics = telemetry::start_metrics(loaded.config.models.iter().flat_map(|model| model.slo.times()))?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
     let process = serve::Process::alone(metrics);

@@ -24,7 +24,7 @@ pub(super) fn policy(config: &config::Model) -> Option<Policy> {
     };
     Some(Policy {
         bounds: Bounds { min: scaling.min, max: scaling.max },
-        slo: Slo { target: config.slo.latency, percentile: config.slo.quantile },
+        slo: slo(config.slo),
         idle_after: scaling.idle_after.map_or(IdleAfter::Auto, IdleAfter::Fixed),
         mode: match scaling.mode {
             config::Mode::Enforce => Mode::Enforce,
@@ -33,4 +33,9 @@ pub(super) fn policy(config: &config::Model) -> Option<Policy> {
         assumed: Assumed { concurrency, cold_start },
         schedules: scaling.schedules.clone(),
     })
+}
+
+fn slo(slo: config::Slo) -> Slo {
+    let config::Objective { quantile, latency } = slo.response();
+    Slo { target: latency, percentile: quantile }
 }
