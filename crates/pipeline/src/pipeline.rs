@@ -19,8 +19,8 @@ use tokio_util::task::TaskTracker;
 use crate::{
     admit::Charge,
     attempt::Past,
-    direct::{self, Done},
     chat,
+    direct::{self, Done},
     dispatch::{Cold, Dispatcher, Event, Ticket},
     error::{CallError, Error, QueueUnit, Refusal, Rejection, Stage},
     replica::{Outlook, ReplicaSet},
@@ -147,7 +147,7 @@ impl Pipeline {
             && let Some(slot) = answer.slot.take()
         {
             let begun = (started, &answer.timings);
-            answer.run = chat::Run::begin(Arc::clone(shared), slot, running, begun, &chat);
+            answer.run = chat::Run::begin(Arc::clone(shared), slot, running, begun, &chat).map(Box::new);
             if answer.run.is_some() {
                 return outcome;
             }

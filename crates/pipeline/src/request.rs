@@ -159,7 +159,7 @@ pub struct Answer {
     pub reply: Reply,
     pub timings: Timings,
     /// Of a call that generates tokens: it ends when its last token is handed on.
-    pub run: Option<Run>,
+    pub run: Option<Box<Run>>,
     /// The place at the replica, until [`run`](Self::run) has it.
     pub(crate) slot: Option<Slot>,
 }

@@ -265,7 +265,13 @@ impl Shared {
     }
 
     /// Takes a seat for a request; `None` if all replicas that take calls are full.
-    pub(crate) fn pick(&self, board: &Board, now: Instant, request: &Request, avoid: Option<&str>) -> Option<Slot> {
+    pub(crate) fn pick(
+        &self,
+        board: &Board,
+        now: Instant,
+        request: &Request,
+        avoid: Option<&str>,
+    ) -> Option<Slot> {
         match (&self.chat, request.chat.as_deref()) {
             (Some(learned), Some(chat)) => board.pick_for_chat(now, avoid, (chat, request.class), learned),
             _ => board.pick(now, avoid),

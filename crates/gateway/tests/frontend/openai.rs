@@ -56,7 +56,8 @@ async fn a_stream_passes_as_it_came_and_what_the_client_did_not_ask_for_is_taken
     let (response, text) = streamed(&rig, STREAM).await;
     assert_eq!((response.status, response.header("content-type")), (200, "text/event-stream"));
     assert_eq!(text, [TOKEN, TOKEN, DONE].concat());
-    let asking = STREAM.replace(r#""stream":true"#, r#""stream":true,"stream_options":{"include_usage":true}"#);
+    let asking =
+        STREAM.replace(r#""stream":true"#, r#""stream":true,"stream_options":{"include_usage":true}"#);
     assert_eq!(streamed(&rig, &asking).await.1, [TOKEN, TOKEN, USAGE, DONE].concat());
     let bodies: Vec<Bytes> = rig.seen().into_iter().map(|seen| opaque(seen.payload).0).collect();
     let asked: serde_json::Value = serde_json::from_slice(&bodies[0]).unwrap();
@@ -75,7 +76,10 @@ async fn a_stream_that_breaks_off_ends_in_an_error_that_clients_raise_on() {
         (&[Ok(TOKEN), Err(CallError::Reset)][..], "upstream_reset"),
         (&[Ok(TOKEN)], "upstream_reset"),
         (&[Ok(TOKEN), Ok("data: {\"choi")], "upstream_reset"),
-        (&[Ok(TOKEN), Ok("data: \u{0}\n\n"), Ok("data: x\n\n"), Err(CallError::BadResponse)], "upstream_bad_response"),
+        (
+            &[Ok(TOKEN), Ok("data: \u{0}\n\n"), Ok("data: x\n\n"), Err(CallError::BadResponse)],
+            "upstream_bad_response",
+        ),
     ] {
         let rig = streaming(pieces, false);
         let (response, text) = streamed(&rig, STREAM).await;
@@ -98,7 +102,10 @@ async fn an_answer_that_is_no_stream_of_events_is_not_handed_on() {
 async fn an_engine_that_falls_silent_is_given_up_on() {
     let rig = streaming(&[Ok(TOKEN)], true);
     let (_, text) = streamed(&rig, STREAM).await;
-    assert!(text.contains("\"code\":\"deadline_exceeded\"") && text.contains("deadline.betweenTokens"), "{text}");
+    assert!(
+        text.contains("\"code\":\"deadline_exceeded\"") && text.contains("deadline.betweenTokens"),
+        "{text}"
+    );
     assert!(text.ends_with(DONE));
 }
 

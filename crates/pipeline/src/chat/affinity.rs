@@ -25,7 +25,11 @@ pub(crate) struct Table {
 impl Table {
     /// Looks for a replica that `fits` among those that know most of the prompt, and returns the first for which it
     /// says yes; the conversation's own before all others.
-    pub(crate) fn find<T>(&self, affinity: &Affinity, mut fits: impl FnMut(&[u32]) -> Option<T>) -> Option<T> {
+    pub(crate) fn find<T>(
+        &self,
+        affinity: &Affinity,
+        mut fits: impl FnMut(&[u32]) -> Option<T>,
+    ) -> Option<T> {
         let keys = affinity.session.iter().chain(affinity.prefix.iter().rev());
         keys.filter_map(|key| self.holders(*key)).find_map(|holders| {
             let known = holders.iter().position(|number| *number == 0).unwrap_or(HOLDERS);

@@ -70,7 +70,8 @@ struct Metrics {
 impl Learned {
     pub(crate) fn new(model: &str, config: Config) -> Self {
         let label = || model.to_owned();
-        let tokens = |direction| counter!("tidegate_tokens_total", "model" => label(), "direction" => direction);
+        let tokens =
+            |direction| counter!("tidegate_tokens_total", "model" => label(), "direction" => direction);
         Self {
             config,
             counts: Counts::default(),

@@ -150,7 +150,7 @@ async fn ask(pipeline: &Pipeline, prefix: &[u64]) -> Result<Answer, Error> {
 /// Takes a streamed answer to its end, as a gateway does.
 async fn read(answer: Answer) -> u32 {
     let Reply::Stream(mut reply) = answer.reply else { panic!("a streamed answer") };
-    let mut run: Run = answer.run.unwrap();
+    let mut run: Box<Run> = answer.run.unwrap();
     run.received(1, Instant::now());
     let mut tokens = 1;
     while let Some(piece) = reply.rest.next().await {
@@ -253,7 +253,10 @@ async fn prompts_that_begin_alike_go_to_one_replica_until_it_is_busier_than_othe
         open.push(ask(&pipeline, &[100, 101]).await.unwrap());
     }
     let in_flight: Vec<u32> = pipeline.stats().replicas.iter().map(|replica| replica.in_flight).collect();
-    assert!(in_flight.iter().all(|calls| (2..=4).contains(calls)), "one prefix, and all take part: {in_flight:?}");
+    assert!(
+        in_flight.iter().all(|calls| (2..=4).contains(calls)),
+        "one prefix, and all take part: {in_flight:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

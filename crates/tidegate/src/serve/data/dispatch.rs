@@ -41,10 +41,8 @@ fn batching(config: &config::Model) -> Batching {
 fn chat(config: &config::Model) -> Option<chat::Config> {
     let routing = config.routing.as_ref()?;
     let default = chat::Config::default();
-    let target = |objective: Objective| chat::Target {
-        latency: objective.latency,
-        percentile: objective.quantile,
-    };
+    let target =
+        |objective: Objective| chat::Target { latency: objective.latency, percentile: objective.quantile };
     let (ttft, tpot) = match config.slo {
         Slo::Chat { ttft, tpot } => (target(ttft), target(tpot)),
         Slo::Latency(whole) => (target(whole), default.tpot),
@@ -60,6 +58,7 @@ fn chat(config: &config::Model) -> Option<chat::Config> {
 /// What calls over the OpenAI protocol go by.
 pub(super) fn chat_terms(config: &config::Model) -> Option<ChatTerms> {
     let (tokens, routing) = (config.deadline.tokens?, config.routing.as_ref()?);
-    let session_header = HeaderName::try_from(&routing.session_header).expect("the configuration was checked");
+    let session_header =
+        HeaderName::try_from(&routing.session_header).expect("the configuration was checked");
     Some(ChatTerms { first_token: tokens.first, between_tokens: tokens.between, session_header })
 }

@@ -39,7 +39,7 @@ pub(super) struct Terms {
 pub(super) struct Relay {
     /// Recorded when the answer ends; if it is dropped before, its client has left.
     call: Call,
-    run: Option<Run>,
+    run: Option<Box<Run>>,
     rest: BoxStream<'static, Result<Bytes, CallError>>,
     scanner: Scanner,
     terms: Terms,
@@ -64,7 +64,7 @@ enum State {
 impl Relay {
     pub(super) fn new(
         call: Call,
-        run: Option<Run>,
+        run: Option<Box<Run>>,
         rest: BoxStream<'static, Result<Bytes, CallError>>,
         terms: Terms,
     ) -> Self {
@@ -198,7 +198,7 @@ impl Relay {
 
     fn tell_usage(&mut self) {
         let usage = self.usage.map(super::told);
-        let ttft = self.run.as_ref().and_then(Run::ttft);
+        let ttft = self.run.as_ref().and_then(|run| run.ttft());
         if let (Some(run), Some(usage)) = (&mut self.run, usage) {
             run.used(usage);
         }

@@ -89,7 +89,8 @@ async fn refusals_and_whole_answers_of_a_streamed_call_are_what_they_are() {
 
 #[tokio::test]
 async fn rows_go_out_as_one_request_for_embeddings() {
-    let answer = r#"{"data":[{"index":1,"embedding":[2]},{"index":0,"embedding":[1]}],"usage":{"prompt_tokens":2}}"#;
+    let answer =
+        r#"{"data":[{"index":1,"embedding":[2]},{"index":0,"embedding":[1]}],"usage":{"prompt_tokens":2}}"#;
     let (scripted, asked) = recording(http1_answer(200, "", answer)).await;
     let body = Bytes::from_static(br#"{"model":"m","input":["a","b"],"dimensions":1}"#);
     let inference = decode(&body).unwrap().to_inference(Some("Bearer k"));
