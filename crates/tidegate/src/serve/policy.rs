@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use autoscaler::policy::{Assumed, Bounds, IdleAfter, Mode, Policy, Slo};
+use autoscaler::policy::{Assumed, Bounds, IdleAfter, Mode, Objective, Policy, Slo};
 use pipeline::Concurrency;
 
 use crate::config::{self, Fleet};
@@ -36,6 +36,10 @@ pub(super) fn policy(config: &config::Model) -> Option<Policy> {
 }
 
 fn slo(slo: config::Slo) -> Slo {
-    let config::Objective { quantile, latency } = slo.response();
-    Slo { target: latency, percentile: quantile }
+    let objective =
+        |config::Objective { quantile, latency }| Objective { target: latency, percentile: quantile };
+    match slo {
+        config::Slo::Latency(whole) => Slo::Latency(objective(whole)),
+        config::Slo::Chat { ttft, tpot } => Slo::Chat { ttft: objective(ttft), tpot: objective(tpot) },
+    }
 }
