@@ -1,0 +1,92 @@
+"""llama.cpp and the simulated engine, and one gateway in front of both."""
+
+from __future__ import annotations
+
+import subprocess
+import pathlib
+import sys
+from collections.abc import Iterator
+
+import pytest
+import requests
+from openai import OpenAI
+
+from engines import SERVERS, Engine, Llama, Served, llama_command
+from harness import Gateway, Process, free_port, serving, static, wait_for
+from scripted import MODEL, Scripted, scripted_engine
+
+ENGINES = ("llama",)
+ROUTES = ("direct", "gateway")
+
+
+@pytest.fixture(scope="session")
+def alphabet(folder: pathlib.Path) -> pathlib.Path:
+    """The file of llama.cpp's model."""
+    file = folder / "alphabet.gguf"
+    subprocess.run([sys.executable, SERVERS / "write_alphabet.py", file], check=True, timeout=60)
+    return file
+
+
+@pytest.fixture(scope="session")
+def llama(alphabet: pathlib.Path, folder: pathlib.Path) -> Iterator[Llama]:
+    port = free_port()
+    server = Process("llama", llama_command(alphabet, "llama", port), folder)
+    engine = Llama("llama", f"http://127.0.0.1:{port}")
+    try:
+        wait_for("llama.cpp", lambda: is_healthy(server, engine))
+        yield engine
+        server.check_alive()
+    finally:
+        server.stop()
+
+
+def is_healthy(server: Process, engine: Engine) -> bool:
+    server.check_alive()
+    return requests.get(f"{engine.url}/health", timeout=5).ok
+
+
+@pytest.fixture(scope="session")
+def engines(llama: Llama) -> dict[str, Engine]:
+    return {engine.model: engine for engine in (llama,)}
+
+
+@pytest.fixture(scope="session")
+def front(engines: dict[str, Engine], folder: pathlib.Path) -> Iterator[Gateway]:
+    models = [static(name, int(engine.url.rpartition(":")[2]), "openai") for name, engine in engines.items()]
+    with serving("front", models, folder) as gateway:
+        for name in engines:
+            gateway.wait_until_ready(name)
+        yield gateway
+
+
+@pytest.fixture(params=[(engine, route) for engine in ENGINES for route in ROUTES], ids="-".join)
+def served(request: pytest.FixtureRequest, engines: dict[str, Engine]) -> Served:
+    name, route = request.param
+    engine = engines[name]
+    if route == "direct":
+        return Served(engine, engine.url, None)
+    gateway = request.getfixturevalue("front")
+    return Served(engine, gateway.url, gateway)
+
+
+@pytest.fixture
+def scripted() -> Iterator[Scripted]:
+    with scripted_engine() as engine:
+        yield engine
+
+
+@pytest.fixture
+def scripted_url(request: pytest.FixtureRequest, scripted: Scripted, folder: pathlib.Path) -> Iterator[str]:
+    """Where the SDK finds the scripted engine: behind a gateway of its own, unless the test wants to go to it directly."""
+    if getattr(request, "param", "gateway") == "direct":
+        yield f"http://127.0.0.1:{scripted.port}/v1"
+        return
+    with serving("scripted", [static(MODEL, scripted.port, "openai")], folder) as gateway:
+        gateway.wait_until_ready(MODEL)
+        yield f"{gateway.url}/v1"
+
+
+@pytest.fixture
+def client(served: Served) -> Iterator[OpenAI]:
+    with OpenAI(base_url=served.base_url, api_key="none", max_retries=0, timeout=60) as client:
+        yield client
