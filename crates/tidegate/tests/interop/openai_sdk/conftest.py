@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import subprocess
 import pathlib
+import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
 
 import pytest
 import requests
 from openai import OpenAI
 
-from engines import SERVERS, Engine, Llama, Served, llama_command
+from engines import SERVERS, Engine, Llama, Served, Sim, llama_command, sim_command
 from harness import Gateway, Process, free_port, serving, static, wait_for
 from scripted import MODEL, Scripted, scripted_engine
 
-ENGINES = ("llama",)
+ENGINES = ("llama", "sim")
 ROUTES = ("direct", "gateway")
+EngineT = TypeVar("EngineT", bound=Engine)
 
 
 @pytest.fixture(scope="session")
@@ -30,24 +33,36 @@ def alphabet(folder: pathlib.Path) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def llama(alphabet: pathlib.Path, folder: pathlib.Path) -> Iterator[Llama]:
     port = free_port()
-    server = Process("llama", llama_command(alphabet, "llama", port), folder)
-    engine = Llama("llama", f"http://127.0.0.1:{port}")
+    with running(Llama("llama", f"http://127.0.0.1:{port}"), llama_command(alphabet, "llama", port), folder) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def sim(folder: pathlib.Path) -> Iterator[Sim]:
+    port = free_port()
+    with running(Sim("sim", f"http://127.0.0.1:{port}"), sim_command("sim", port), folder) as engine:
+        yield engine
+
+
+@contextmanager
+def running(engine: EngineT, command: list[str], folder: pathlib.Path) -> Iterator[EngineT]:
+    server = Process(engine.model, command, folder)
+
+    def is_healthy() -> bool:
+        server.check_alive()
+        return requests.get(f"{engine.url}/health", timeout=5).ok
+
     try:
-        wait_for("llama.cpp", lambda: is_healthy(server, engine))
+        wait_for(engine.model, is_healthy)
         yield engine
         server.check_alive()
     finally:
         server.stop()
 
 
-def is_healthy(server: Process, engine: Engine) -> bool:
-    server.check_alive()
-    return requests.get(f"{engine.url}/health", timeout=5).ok
-
-
 @pytest.fixture(scope="session")
-def engines(llama: Llama) -> dict[str, Engine]:
-    return {engine.model: engine for engine in (llama,)}
+def engines(llama: Llama, sim: Sim) -> dict[str, Engine]:
+    return {engine.model: engine for engine in (llama, sim)}
 
 
 @pytest.fixture(scope="session")
@@ -77,7 +92,7 @@ def scripted() -> Iterator[Scripted]:
 
 @pytest.fixture
 def scripted_url(request: pytest.FixtureRequest, scripted: Scripted, folder: pathlib.Path) -> Iterator[str]:
-    """Where the SDK finds the scripted engine: behind a gateway of its own, unless the test wants to go to it directly."""
+    """Where the SDK finds the scripted engine: behind a gateway of its own, unless a test wants the engine itself."""
     if getattr(request, "param", "gateway") == "direct":
         yield f"http://127.0.0.1:{scripted.port}/v1"
         return

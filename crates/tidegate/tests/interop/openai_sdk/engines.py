@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import requests
 
-from harness import Gateway
+from harness import TIDEGATE, Gateway
 
 SERVERS = pathlib.Path(__file__).parents[1] / "servers"
 
@@ -62,6 +62,28 @@ class Llama(Engine):
 
     def in_work(self) -> int:
         return int(self.metric("llamacpp:requests_processing") + self.metric("llamacpp:requests_deferred"))
+
+
+class Sim(Engine):
+    """The simulated engine: it says the words of the prompt again and again."""
+
+    @staticmethod
+    def prompt(number: int) -> str:
+        return f"word-{number} of call {number}"
+
+    @staticmethod
+    def check(number: int, text: str) -> None:
+        words = Sim.prompt(number).split()
+        assert text.split() == [words[at % len(words)] for at in range(len(text.split()))]
+
+    def in_work(self) -> int:
+        counts = requests.get(f"{self.url}/sim/stats", timeout=5).json()
+        return counts["running"] + counts["waiting"]
+
+
+def sim_command(model: str, port: object, *arguments: str) -> list[str]:
+    pace = ["--ttft", "20ms", "--prefill", "0", "--tpot", "4ms", "--tpot-per-stream", "0s"]
+    return [str(TIDEGATE), "model-server", "--chat-sim", model, "--port", str(port), *pace, *arguments]
 
 
 def llama_command(file: pathlib.Path, model: str, port: object) -> list[str]:

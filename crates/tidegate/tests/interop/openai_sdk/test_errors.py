@@ -255,7 +255,7 @@ def test_a_deadline_that_passes_within_a_stream_raises_and_stops_the_engine(
     assert text
     assert caught.value.code == "deadline_exceeded"
     assert len(attempts.sent) == 1
-    wait_for("the engine to stop", lambda: llama.in_work() == 0, 1)
+    wait_for("the engine to stop", lambda: llama.in_work() == 0, 4)
 
 
 def test_a_malformed_deadline_is_a_bad_request(chatty: OpenAI) -> None:

@@ -29,14 +29,13 @@ TOOLS = [
         },
     }
 ]
+CALLED = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"place": "x"}'}}
 OPTIONS = {
     "model": MODEL,
     "messages": [
         {"role": "system", "content": "line\nline\u2028 and \"quotes\""},
         {"role": "user", "content": [{"type": "text", "text": "what \"stream\": true, is {[ not"}]},
-        {"role": "assistant", "tool_calls": [
-            {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"place": "x"}'}}
-        ]},
+        {"role": "assistant", "tool_calls": [CALLED]},
         {"role": "tool", "tool_call_id": "call_1", "content": "\U0001f327"},
     ],
     "tools": TOOLS,
@@ -159,8 +158,8 @@ def test_a_stream_is_handed_on_as_it_came(scripted: Scripted, watched: OpenAI) -
     chunks = list(
         watched.chat.completions.create(**OPTIONS, stream=True, stream_options={"include_usage": True})
     )
-    arguments = [call.function.arguments for chunk in chunks for choice in chunk.choices
-                 for call in choice.delta.tool_calls or []]
+    deltas = [choice.delta for chunk in chunks for choice in chunk.choices]
+    arguments = [call.function.arguments for delta in deltas for call in delta.tool_calls or []]
     assert json.loads("".join(arguments)) == {"place": "\u00e9"}
     assert chunks[-1].usage.completion_tokens == 4
 
@@ -170,10 +169,16 @@ def test_only_the_usage_is_taken_out_of_a_stream_that_did_not_ask_for_it(
 ) -> None:
     usage = event(chunk(choices=[], usage={"prompt_tokens": 1, "completion_tokens": 4, "total_tokens": 5}))
     text = [event(chunk(word)) for word in ("a", "b", "c", "d")]
-    scripted.answers = [streams(*text, usage, DONE), streams(*text, usage + DONE), streams(b"".join(text) + usage, DONE)]
+    together = b"".join(text)
+    scripted.answers = [
+        streams(*text, usage, DONE),
+        streams(*text, usage + DONE),
+        streams(together + usage, DONE),
+        streams(together + usage[:30], usage[30:] + DONE),
+    ]
     for _ in scripted.answers:
         with watched.chat.completions.with_streaming_response.create(**OPTIONS, stream=True) as answer:
-            assert b"".join(answer.iter_bytes()) == b"".join([*text, DONE])
+            assert b"".join(answer.iter_bytes()) == together + DONE
 
 
 @BOTH
