@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 import pytest
 import requests
@@ -19,7 +18,6 @@ from scripted import MODEL, Scripted, scripted_engine
 
 ENGINES = ("llama", "sim")
 ROUTES = ("direct", "gateway")
-EngineT = TypeVar("EngineT", bound=Engine)
 
 
 @pytest.fixture(scope="session")
@@ -33,28 +31,28 @@ def alphabet(folder: pathlib.Path) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def llama(alphabet: pathlib.Path, folder: pathlib.Path) -> Iterator[Llama]:
     port = free_port()
-    with running(Llama("llama", f"http://127.0.0.1:{port}"), llama_command(alphabet, "llama", port), folder) as engine:
-        yield engine
+    with running("llama", port, llama_command(alphabet, "llama", port), folder) as pid:
+        yield Llama("llama", port, pid)
 
 
 @pytest.fixture(scope="session")
 def sim(folder: pathlib.Path) -> Iterator[Sim]:
     port = free_port()
-    with running(Sim("sim", f"http://127.0.0.1:{port}"), sim_command("sim", port), folder) as engine:
-        yield engine
+    with running("sim", port, sim_command("sim", port), folder) as pid:
+        yield Sim("sim", port, pid)
 
 
 @contextmanager
-def running(engine: EngineT, command: list[str], folder: pathlib.Path) -> Iterator[EngineT]:
-    server = Process(engine.model, command, folder)
+def running(name: str, port: int, command: list[str], folder: pathlib.Path) -> Iterator[int]:
+    server = Process(name, command, folder)
 
     def is_healthy() -> bool:
         server.check_alive()
-        return requests.get(f"{engine.url}/health", timeout=5).ok
+        return requests.get(f"http://127.0.0.1:{port}/health", timeout=5).ok
 
     try:
-        wait_for(engine.model, is_healthy)
-        yield engine
+        wait_for(name, is_healthy)
+        yield server.pid
         server.check_alive()
     finally:
         server.stop()
@@ -67,10 +65,23 @@ def engines(llama: Llama, sim: Sim) -> dict[str, Engine]:
 
 @pytest.fixture(scope="session")
 def front(engines: dict[str, Engine], folder: pathlib.Path) -> Iterator[Gateway]:
-    models = [static(name, int(engine.url.rpartition(":")[2]), "openai") for name, engine in engines.items()]
-    with serving("front", models, folder) as gateway:
-        for name in engines:
-            gateway.wait_until_ready(name)
+    with in_front("front", engines, folder) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="session")
+def merging(engines: dict[str, Engine], folder: pathlib.Path) -> Iterator[Gateway]:
+    """One that takes the same engines for models of embeddings only."""
+    with in_front("merging", engines, folder, slo={"p99": "500ms"}) as gateway:
+        yield gateway
+
+
+@contextmanager
+def in_front(name: str, engines: dict[str, Engine], folder: pathlib.Path, **settings: object) -> Iterator[Gateway]:
+    models = [static(engine.model, engine.port, "openai") | settings for engine in engines.values()]
+    with serving(name, models, folder) as gateway:
+        for model in engines:
+            gateway.wait_until_ready(model)
         yield gateway
 
 

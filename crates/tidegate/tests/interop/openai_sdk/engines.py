@@ -22,9 +22,14 @@ class Engine(ABC):
     """A running engine. Prompts are told apart by a number from 0 to 25."""
 
     model: str
-    url: str
+    port: int
+    pid: int
     #: Seconds within which it sees that nobody waits for a whole answer any more, if it is left alone meanwhile.
     inattention: ClassVar[float] = 0.0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
     @staticmethod
     @abstractmethod

@@ -6,13 +6,17 @@ import asyncio
 import base64
 
 import numpy as np
+import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
-from engines import Served
+from engines import Engine, Served
+from harness import CROWD, Gateway
 
 #: Texts of different lengths, each with a vector of its own.
 TEXTS = [f"{index} " + "text " * (1 + index % 7) for index in range(64)]
+#: Longer than either engine takes.
+REFUSED = "long " * 120_000
 
 
 def directly(served: Served, texts: list[str]) -> list[list[float]]:
@@ -51,16 +55,62 @@ def test_many_callers_get_their_own_vectors(served: Served) -> None:
     expected = directly(served, TEXTS)
     for first in range(len(TEXTS)):
         assert not any(same(expected[first], expected[second]) for second in range(first))
+    asyncio.run(all_at_once(served, expected))
+
+
+async def all_at_once(served: Served, expected: list[list[float]]) -> None:
+    async with AsyncOpenAI(base_url=served.base_url, api_key="none", max_retries=0, timeout=60) as client:
+
+        async def call(index: int) -> None:
+            answer = await client.embeddings.create(model=served.engine.model, input=TEXTS[index])
+            [item] = answer.data
+            assert item.index == 0
+            assert same(item.embedding, expected[index])
+
+        await asyncio.gather(*map(call, range(len(TEXTS))))
+
+
+@pytest.mark.parametrize("name", ["llama", "sim"])
+def test_callers_who_wait_for_an_engine_are_merged(
+    merging: Gateway, engines: dict[str, Engine], name: str
+) -> None:
+    served = Served(engines[name], merging.url, merging)
+    expected = directly(served, TEXTS)
+    rows_before, calls_before = merging.batched(name)
+    with merging.crowded(name, served.engine.pid):
+        asyncio.run(all_at_once(served, expected))
+    rows_after, calls_after = merging.batched(name)
+    rows, calls = rows_after - rows_before, calls_after - calls_before
+    print(f"{name}: {rows:.0f} texts in {calls:.0f} calls")
+    assert rows - calls > CROWD / 2
+
+
+@pytest.mark.parametrize("name", ["llama", "sim"])
+def test_lists_and_single_texts_that_are_merged_are_parted_again(
+    merging: Gateway, engines: dict[str, Engine], name: str
+) -> None:
+    """Also where one of them is refused by the engine: it alone is."""
+    served = Served(engines[name], merging.url, merging)
+    expected = directly(served, TEXTS)
 
     async def run() -> None:
         async with AsyncOpenAI(base_url=served.base_url, api_key="none", max_retries=0, timeout=60) as client:
 
             async def call(index: int) -> None:
-                answer = await client.embeddings.create(model=served.engine.model, input=TEXTS[index])
-                [item] = answer.data
-                assert item.index == 0
-                assert same(item.embedding, expected[index])
+                texts = TEXTS[index : index + 1 + index % 3]
+                answer = await client.embeddings.create(
+                    model=name, input=texts, encoding_format="float" if index % 2 else openai.NOT_GIVEN
+                )
+                assert [item.index for item in answer.data] == list(range(len(texts)))
+                for item, vector in zip(answer.data, expected[index:], strict=False):
+                    assert same(item.embedding, vector)
 
-            await asyncio.gather(*map(call, range(len(TEXTS))))
+            async def refused() -> None:
+                # llama.cpp calls it a failure of its own, with status 500.
+                with pytest.raises(openai.BadRequestError if name == "sim" else openai.InternalServerError):
+                    await client.embeddings.create(model=name, input=REFUSED)
 
-    asyncio.run(run())
+            await asyncio.gather(refused(), *map(call, range(len(TEXTS))), refused())
+
+    with merging.crowded(name, served.engine.pid):
+        asyncio.run(run())

