@@ -32,6 +32,12 @@ impl Schedule {
         Duration::from_secs_f64(seconds)
     }
 
+    /// The same, ended after so many arrivals.
+    pub(crate) fn first(&self, arrivals: usize, seed: u64) -> Self {
+        let times: Vec<f64> = self.arrivals(seed).take(arrivals).map(|time| time.as_secs_f64()).collect();
+        Self::Times(times.into())
+    }
+
     /// The times since the start at which requests are sent, ascending; the same for the same seed.
     pub(crate) fn arrivals(&self, seed: u64) -> Arrivals {
         match self {
@@ -171,6 +177,15 @@ mod tests {
             || Profile::constant(50.0, Duration::from_secs(5), Spacing::Gamma { shape: 0.5 }).unwrap();
         assert_eq!(times(profile(), 4), times(profile(), 4));
         assert_ne!(times(profile(), 4), times(profile(), 5));
+    }
+
+    #[test]
+    fn the_first_arrivals_of_a_schedule_are_those_it_starts_with() {
+        let profile = Profile::constant(50.0, Duration::from_secs(50), Spacing::Poisson).unwrap();
+        let all = Schedule::Profile(Arc::new(profile));
+        let first = all.first(20, 4);
+        assert_eq!(first.arrivals(9).collect::<Vec<_>>(), all.arrivals(4).take(20).collect::<Vec<_>>());
+        assert_eq!(first.length(), all.arrivals(4).nth(19).unwrap());
     }
 
     #[test]

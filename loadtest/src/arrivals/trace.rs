@@ -15,6 +15,7 @@ use super::{
     profile::{Profile, Segment},
     spacing::Spacing,
 };
+use crate::chat::length::Tokens;
 
 /// Arrivals one trace may hold: 8 bytes each.
 const ARRIVALS_MAX: usize = 50_000_000;
@@ -33,13 +34,28 @@ pub(crate) struct Replay {
     pub(crate) seed: u64,
 }
 
+/// A trace, ready to be replayed.
+#[derive(Clone, Debug)]
+pub(crate) struct Trace {
+    pub(crate) schedule: Schedule,
+    /// Tokens of each call, in the order of the arrivals, where the file has them.
+    pub(crate) tokens: Option<Arc<[Tokens]>>,
+}
+
+/// One line of a trace that lists its calls.
+#[derive(Clone, Copy, Debug)]
+struct Listed {
+    second: f64,
+    tokens: Option<Tokens>,
+}
+
 /// Reads the trace file at `path`.
-pub(crate) fn read(path: &Path, replay: Replay) -> anyhow::Result<Schedule> {
+pub(crate) fn read(path: &Path, replay: Replay) -> anyhow::Result<Trace> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     parse(&text, replay).with_context(|| format!("{}", path.display()))
 }
 
-fn parse(text: &str, replay: Replay) -> anyhow::Result<Schedule> {
+fn parse(text: &str, replay: Replay) -> anyhow::Result<Trace> {
     ensure!(replay.speed > 0.0 && replay.speed.is_finite(), "the speed of a trace must be above zero");
     ensure!(replay.scale > 0.0 && replay.scale.is_finite(), "the scale of a trace must be above zero");
     let first = text.lines().find(|line| !line.trim().is_empty()).context("the trace is empty")?;
@@ -47,45 +63,64 @@ fn parse(text: &str, replay: Replay) -> anyhow::Result<Schedule> {
         return listed(json_lines(text)?, replay);
     }
     if Bin::parse(first).is_ok() {
-        return binned(text, replay);
+        return Ok(Trace { schedule: binned(text, replay)?, tokens: None });
     }
     listed(csv(text)?, replay)
 }
 
 /// Seconds of every `{"t": …}` line.
-fn json_lines(text: &str) -> anyhow::Result<Vec<f64>> {
+fn json_lines(text: &str) -> anyhow::Result<Vec<Listed>> {
     #[derive(Deserialize)]
     struct Line {
         t: f64,
     }
     let second = |(number, line): (usize, &str)| {
         let line: Line = serde_json::from_str(line).with_context(|| format!("line {}", number + 1))?;
-        Ok(line.t)
+        Ok(Listed { second: line.t, tokens: None })
     };
     text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).map(second).collect()
 }
 
-/// Seconds of the timestamp column, which the header names.
-fn csv(text: &str) -> anyhow::Result<Vec<f64>> {
+/// Seconds of the timestamp column, and tokens where there are columns of both kinds; the header names them.
+fn csv(text: &str) -> anyhow::Result<Vec<Listed>> {
     const NAMES: [&str; 4] = ["timestamp", "time", "t", "seconds"];
+    const TOKENS: [&str; 2] = ["ContextTokens", "GeneratedTokens"];
     let mut lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let (_, header) = lines.next().context("no header")?;
-    let is_time =
-        |name: &str| NAMES.iter().any(|known| name.trim().trim_matches('"').eq_ignore_ascii_case(known));
+    let is_named = |name: &str, known: &str| unquoted(name).eq_ignore_ascii_case(known);
     let column = header
         .split(',')
-        .position(is_time)
+        .position(|name| NAMES.iter().any(|known| is_named(name, known)))
         .with_context(|| format!("no column of {NAMES:?} in {header:?}"))?;
-    let second = |(number, line): (usize, &str)| {
-        let field = line.split(',').nth(column).unwrap_or_default();
-        timestamp(field).with_context(|| format!("line {}: no time in {field:?}", number + 1))
+    let [prompt, output] = TOKENS.map(|known| header.split(',').position(|name| is_named(name, known)));
+    let listed = |(number, line): (usize, &str)| {
+        let field = |column| line.split(',').nth(column).unwrap_or_default();
+        let second = timestamp(field(column))
+            .with_context(|| format!("line {}: no time in {:?}", number + 1, field(column)))?;
+        let tokens = prompt.zip(output).map(|(prompt, output)| {
+            let number_of = |column| tokens(field(column)).with_context(|| format!("line {}", number + 1));
+            anyhow::Ok(Tokens { prompt: number_of(prompt)?, output: number_of(output)? })
+        });
+        Ok(Listed { second, tokens: tokens.transpose()? })
     };
-    lines.map(second).collect()
+    lines.map(listed).collect()
+}
+
+fn unquoted(field: &str) -> &str {
+    field.trim().trim_matches('"')
+}
+
+/// A number of tokens, which some tools write as a fraction.
+fn tokens(field: &str) -> anyhow::Result<u32> {
+    let number =
+        unquoted(field).parse::<f64>().ok().filter(|number| (0.0..=f64::from(u32::MAX)).contains(number));
+    let number = number.with_context(|| format!("no number of tokens in {field:?}"))?;
+    Ok(number as u32)
 }
 
 /// Seconds: a bare number, or a date and time with or without an offset.
 fn timestamp(field: &str) -> anyhow::Result<f64> {
-    let field = field.trim().trim_matches('"');
+    let field = unquoted(field);
     if let Ok(seconds) = field.parse::<f64>() {
         return Ok(seconds);
     }
@@ -96,21 +131,27 @@ fn timestamp(field: &str) -> anyhow::Result<f64> {
     Ok(instant.as_nanosecond() as f64 / 1e9)
 }
 
-fn listed(mut times: Vec<f64>, replay: Replay) -> anyhow::Result<Schedule> {
-    ensure!(times.iter().all(|time| time.is_finite()), "a time is not a finite number");
-    times.sort_unstable_by(f64::total_cmp);
-    let first = times.first().copied().context("no arrival in the trace")?;
+fn listed(mut calls: Vec<Listed>, replay: Replay) -> anyhow::Result<Trace> {
+    ensure!(calls.iter().all(|call| call.second.is_finite()), "a time is not a finite number");
+    calls.sort_by(|one, other| one.second.total_cmp(&other.second));
+    let first = calls.first().context("no arrival in the trace")?.second;
     let window = replay.from..replay.from + replay.span;
     let mut rng = StdRng::seed_from_u64(replay.seed);
-    let mut scaled = Vec::new();
-    for time in times.into_iter().map(|time| time - first).filter(|time| window.contains(time)) {
+    let (mut times, mut tokens) = (Vec::new(), Vec::new());
+    for call in calls {
+        let second = call.second - first;
+        if !window.contains(&second) {
+            continue;
+        }
         let copies = replay.scale.floor() + f64::from(u8::from(rng.random::<f64>() < replay.scale.fract()));
-        ensure!(scaled.len() as f64 + copies <= ARRIVALS_MAX as f64, "more than {ARRIVALS_MAX} arrivals");
-        let at = (time - replay.from) / replay.speed;
-        scaled.extend(std::iter::repeat_n(at, copies as usize));
+        ensure!(times.len() as f64 + copies <= ARRIVALS_MAX as f64, "more than {ARRIVALS_MAX} arrivals");
+        times.extend(std::iter::repeat_n((second - replay.from) / replay.speed, copies as usize));
+        tokens
+            .extend(call.tokens.into_iter().flat_map(|tokens| std::iter::repeat_n(tokens, copies as usize)));
     }
-    ensure!(!scaled.is_empty(), "no arrival is left in that part of the trace");
-    Ok(Schedule::Times(Arc::from(scaled)))
+    ensure!(!times.is_empty(), "no arrival is left in that part of the trace");
+    let tokens = (tokens.len() == times.len()).then(|| Arc::from(tokens));
+    Ok(Trace { schedule: Schedule::Times(Arc::from(times)), tokens })
 }
 
 /// A line of ServeGen: the rate and the burstiness from one second until the next line's.
@@ -167,7 +208,7 @@ mod tests {
     const AS_IT_IS: Replay = Replay { speed: 1.0, scale: 1.0, from: 0.0, span: f64::INFINITY, seed: 1 };
 
     fn times(text: &str, replay: Replay) -> Vec<f64> {
-        parse(text, replay).unwrap().arrivals(1).map(|t| t.as_secs_f64()).collect()
+        parse(text, replay).unwrap().schedule.arrivals(1).map(|t| t.as_secs_f64()).collect()
     }
 
     const AZURE: &str = "TIMESTAMP,ContextTokens,GeneratedTokens\n\
@@ -195,6 +236,20 @@ mod tests {
             .join("\n");
         let kept = times(&many, Replay { scale: 0.1, ..AS_IT_IS }).len();
         assert!((900..1100).contains(&kept), "{kept}");
+    }
+
+    #[test]
+    fn tokens_stay_with_their_calls_however_those_are_changed() {
+        let tokens = |text: &str, replay| {
+            let trace = parse(text, replay).unwrap();
+            trace.tokens.map(|tokens| tokens.iter().map(|t| (t.prompt, t.output)).collect::<Vec<_>>())
+        };
+        assert_eq!(tokens(AZURE, AS_IT_IS).unwrap(), [(374, 44), (396, 109), (879, 55)]);
+        let later = Replay { from: 0.5, scale: 2.0, ..AS_IT_IS };
+        assert_eq!(tokens(AZURE, later).unwrap(), [(396, 109), (396, 109), (879, 55), (879, 55)]);
+        let unsorted = "generatedtokens,t,contexttokens\n7,5,70\n3.0,1,30\n";
+        assert_eq!(tokens(unsorted, AS_IT_IS).unwrap(), [(30, 3), (70, 7)]);
+        assert_eq!(tokens("t,ContextTokens\n1,2\n", AS_IT_IS), None, "one column of two is none");
     }
 
     #[test]
@@ -232,6 +287,7 @@ mod tests {
             ("a,b\n1,2\n", "no column"),
             ("t\n1\nlate\n", "line 3"),
             ("{\"t\": 1}\n{\"x\": 2}\n", "line 2"),
+            ("t,ContextTokens,GeneratedTokens\n1,2,3\n2,many,3\n", "line 3"),
             ("0,1,1,Gamma,1,1\n600,1,1,Cauchy,1,1\n", "line 2"),
             ("0,1,1,Gamma,1,1\n0,1,1,Gamma,1,1\n", "ascend"),
         ] {
