@@ -16,18 +16,15 @@ const TOKENS_MAX: u32 = 100_000;
 struct Asked {
     #[serde(default)]
     stream: bool,
-    #[serde(default = "one")]
-    max_tokens: u32,
-}
-
-fn one() -> u32 {
-    1
+    max_tokens: Option<u32>,
+    /// The newer name, to which some routers change the older one.
+    max_completion_tokens: Option<u32>,
 }
 
 /// The answer and its content type; `None` if that was no request.
 pub(super) fn answer(body: &[u8]) -> Option<(&'static str, Bytes)> {
-    let Asked { stream, max_tokens } = serde_json::from_slice(body).ok()?;
-    let tokens = max_tokens.min(TOKENS_MAX);
+    let Asked { stream, max_tokens, max_completion_tokens } = serde_json::from_slice(body).ok()?;
+    let tokens = max_completion_tokens.or(max_tokens).unwrap_or(1).min(TOKENS_MAX);
     Some(if stream { ("text/event-stream", frames(tokens)) } else { ("application/json", whole(tokens)) })
 }
 
@@ -70,7 +67,7 @@ mod tests {
             (kind, &body["choices"][0]["message"]["content"]),
             ("application/json", &"word word word ".into())
         );
-        let (kind, body) = answer(br#"{"max_tokens":3,"stream":true}"#).unwrap();
+        let (kind, body) = answer(br#"{"max_completion_tokens":3,"stream":true}"#).unwrap();
         let text = std::str::from_utf8(&body).unwrap();
         assert_eq!((kind, text.matches("word ").count()), ("text/event-stream", 3));
         assert!(text.ends_with("\"total_tokens\":4}}\n\ndata: [DONE]\n\n"), "{text}");
