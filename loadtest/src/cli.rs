@@ -209,7 +209,7 @@ pub(crate) struct LimitArgs {
     /// Void the run when requests were started later than this at p99
     #[arg(long, value_parser = humantime::parse_duration, default_value = "10ms")]
     pub(crate) max_lag: Duration,
-    /// Requests under way at most; more void the run
+    /// Requests, or sessions, under way at most; more void the run
     #[arg(long, default_value_t = 50_000)]
     pub(crate) outstanding: usize,
 }

@@ -143,7 +143,8 @@ impl Shard {
     }
 
     fn launch(self: &Arc<Self>, number: usize, intended: Instant, calls: &TaskTracker) {
-        if self.meter.in_flight() >= self.plan.outstanding_max {
+        // Sessions whose users think are under way too: each holds what was said so far.
+        if calls.len() >= self.plan.outstanding_max {
             let now = Instant::now();
             let moments = Moments { intended, started: now, ended: now };
             self.meter.note(Finished::without_answer(Outcome::Overrun), moments, self.measured(intended));

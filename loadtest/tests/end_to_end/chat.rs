@@ -81,6 +81,15 @@ fn every_turn_of_every_session_is_sent_and_a_count_of_sessions_is_kept() {
 }
 
 #[test]
+fn sessions_whose_users_think_are_under_way_too() {
+    let upstream = Upstream::start(&[]);
+    let sessions = ["--burst", "30", "--turns", "2", "--think", "500ms", "--outstanding", "10"];
+    let (code, report) = loadtest(&[&[upstream.url.as_str()], &sessions[..]].concat());
+    assert_eq!((code, &report["ok"], &report["requests"]), (Some(1), &20.into(), &40.into()), "{report}");
+    assert!(report["void"].as_str().is_some_and(|void| void.contains("--outstanding")), "{report}");
+}
+
+#[test]
 fn a_broken_stream_is_a_failure_of_its_own_kind() {
     const CUT: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 1000\r\nconnection: close\r\n\r\n\
         data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
