@@ -111,6 +111,16 @@ def test_an_engine_s_own_refusal_reaches_the_client(
     assert len(attempts.sent) == len(scripted.calls) == 2
 
 
+@pytest.mark.xfail(strict=True, reason="of a refusal only the sentence is handed on")
+def test_an_engine_s_own_code_reaches_the_client(scripted: Scripted, patient: OpenAI) -> None:
+    """Frameworks look for it, to shorten a conversation and ask again."""
+    refusal = {"message": "too long", "type": "invalid", "param": "messages", "code": "context_length_exceeded"}
+    scripted.answers = [says(400, {"error": refusal})]
+    with pytest.raises(openai.BadRequestError) as caught:
+        patient.chat.completions.create(model=MODEL, messages=MESSAGES)
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages")
+
+
 def test_an_engine_s_failure_is_not_shown_and_not_repeated(
     scripted: Scripted, patient: OpenAI, attempts: Attempts
 ) -> None:
