@@ -19,7 +19,7 @@ pub use include_usage::{IncludeUsage, Splice, with_usage};
 pub use peek::{Peek, peek};
 pub use prefix::{BLOCK_BYTES, BLOCKS_MAX, Prefix};
 pub use sse::{Broken, Dialect, FRAME_BYTES_MAX, Facts, Scanner, UsageFrame};
-pub use usage::{Usage, usage_of};
+pub use usage::{Usage, is_answer, usage_of};
 
 /// Which call of the API a body belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

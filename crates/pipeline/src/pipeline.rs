@@ -297,7 +297,11 @@ impl Pipeline {
         let (rows, max_rows) = (rows_of(&request.payload), self.inner.shared.max_rows());
         if rows.div_ceil(max_rows) > self.inner.shared.config.queue.requests {
             let message = format!("{rows} rows are more than the queue of this model takes");
-            return Err(Error::Upstream(CallError::Refused { kind: Refusal::TooLarge, message }));
+            return Err(Error::Upstream(CallError::Refused {
+                kind: Refusal::TooLarge,
+                message,
+                words: None,
+            }));
         }
         let Ok(parts) = split::slice(inference, max_rows) else {
             // What cannot be cut is the model server's to judge, alone.

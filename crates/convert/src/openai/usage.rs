@@ -11,6 +11,19 @@ const KEY: &[u8] = br#""usage""#;
 /// Places of the key that are tried from the end of a body, before it is read from its start.
 const TRIES: usize = 4;
 
+/// Whether a body is one whole JSON object, as the answers of all endpoints are.
+#[must_use]
+pub fn is_answer(body: &[u8]) -> bool {
+    let whole = |mut reader: Reader<'_>| {
+        if reader.kind()? != Kind::Object {
+            return Err(Error::NotAnObject);
+        }
+        reader.skip()?;
+        reader.end()
+    };
+    Reader::new(body, Dialect::Lenient).and_then(whole).is_ok()
+}
+
 /// Tokens of one call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {

@@ -4,6 +4,8 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, header};
 use serde_json::{Value, json};
 
+use pipeline::Words;
+
 use super::{Failure, Retry};
 use crate::frontend::body::Body;
 
@@ -19,10 +21,17 @@ impl Failure {
         self.response(&json!({ "error": self.sentence(), "code": code, "request_id": request_id }))
     }
 
-    /// `{"error": {"message", "type", "param", "code"}}`, as OpenAI's clients expect it.
+    /// `{"error": {"message", "type", "param", "code"}}`, as OpenAI's clients expect it. Of an engine's refusal its
+    /// own words, which clients look for.
     pub(crate) fn to_openai(&self) -> Response<Body> {
-        let (r#type, code) = (self.openai_type(), self.situation.row().reason);
-        let error = json!({ "message": self.sentence(), "type": r#type, "param": null, "code": code });
+        let words = self.words.as_deref();
+        let of_engine = |word: fn(&Words) -> Option<&String>| words.and_then(word).map(String::as_str);
+        let error = json!({
+            "message": self.sentence(),
+            "type": of_engine(|words| words.kind.as_ref()).unwrap_or(self.openai_type()),
+            "param": of_engine(|words| words.param.as_ref()),
+            "code": of_engine(|words| words.code.as_ref()).unwrap_or(self.situation.row().reason),
+        });
         self.response(&json!({ "error": error }))
     }
 

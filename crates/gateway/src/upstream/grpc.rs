@@ -215,6 +215,7 @@ fn too_long() -> CallError {
     CallError::Refused {
         kind: pipeline::Refusal::TooLarge,
         message: "the request is longer than 4 GiB, the most that gRPC can carry".to_owned(),
+        words: None,
     }
 }
 

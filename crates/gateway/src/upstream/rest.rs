@@ -13,7 +13,10 @@ use std::{
 use bytes::Bytes;
 use convert::{
     Encoded,
-    openai::embeddings::{self, EmbeddingsRequest},
+    openai::{
+        self,
+        embeddings::{self, EmbeddingsRequest},
+    },
     v1, v2,
 };
 use futures_util::StreamExt as _;
@@ -152,7 +155,7 @@ impl Rest {
     async fn hand_on(&self, opaque: Opaque, deadline: Instant, trace: HeaderMap) -> Result<Reply, CallError> {
         let request = self.forwarded(opaque, deadline, trace);
         let (head, body) = self.pool.send(request, self.response_bytes_max).await?.into_parts();
-        whole(head, body)
+        self.whole(head, body)
     }
 
     /// Hands a call on and waits for the first piece of its answer: until then it may be repeated elsewhere. A server
@@ -161,12 +164,24 @@ impl Rest {
         let request = self.forwarded(opaque, deadline, trace);
         let (mut head, body) = self.pool.open(request).await?.into_parts();
         if !head.status.is_success() || !is_event_stream(&head.headers) {
-            return whole(head, body.collect(self.response_bytes_max).await?);
+            return self.whole(head, body.collect(self.response_bytes_max).await?);
         }
         let mut pieces = Box::pin(body.pieces());
         let first = pieces.next().await.unwrap_or(Err(CallError::Reset))?;
         headers::strip(&mut head.headers);
         Ok(Reply::Stream(StreamReply { headers: head.headers, first, rest: pieces }))
+    }
+
+    /// An answer that came in one piece.
+    fn whole(&self, mut head: response::Parts, body: Bytes) -> Result<Reply, CallError> {
+        if !head.status.is_success() {
+            return Err(failure::of_http(head.status, &head.headers, &body));
+        }
+        if self.dialect == Dialect::OpenAi && !openai::is_answer(&body) {
+            return Err(CallError::BadResponse);
+        }
+        headers::strip(&mut head.headers);
+        Ok(Reply::Opaque(OpaqueReply { status: head.status, headers: head.headers, body }))
     }
 
     fn forwarded(&self, opaque: Opaque, deadline: Instant, trace: HeaderMap) -> Request<Full<Bytes>> {
@@ -196,15 +211,6 @@ impl Rest {
         }
         Ok(response)
     }
-}
-
-/// An answer that came in one piece.
-fn whole(mut head: response::Parts, body: Bytes) -> Result<Reply, CallError> {
-    if !head.status.is_success() {
-        return Err(failure::of_http(head.status, &head.headers, &body));
-    }
-    headers::strip(&mut head.headers);
-    Ok(Reply::Opaque(OpaqueReply { status: head.status, headers: head.headers, body }))
 }
 
 fn is_event_stream(headers: &HeaderMap) -> bool {
@@ -292,6 +298,7 @@ fn unknown_version() -> CallError {
     CallError::Refused {
         kind: Refusal::NotFound,
         message: "there is no such version of the model".to_owned(),
+        words: None,
     }
 }
 

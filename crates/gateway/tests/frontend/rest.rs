@@ -216,7 +216,11 @@ async fn refusals_carry_their_hints() {
         (Error::Upstream(CallError::BadResponse), 502, "upstream_bad_response", "", "", "false"),
         (Error::Upstream(CallError::Deadline), 504, "deadline_exceeded", "", "", "false"),
         (
-            Error::Upstream(CallError::Refused { kind: Refusal::Invalid, message: "bad\ninput".into() }),
+            Error::Upstream(CallError::Refused {
+                kind: Refusal::Invalid,
+                message: "bad\ninput".into(),
+                words: None,
+            }),
             400,
             "bad_request",
             "",

@@ -27,9 +27,9 @@ fn ask(tokens: u32, stream: bool) -> String {
 fn heard(events: &str) -> (String, bool) {
     let chunks = events.split("\n\n").filter_map(|event| event.strip_prefix("data: "));
     let read = |chunk: &str| serde_json::from_str::<serde_json::Value>(chunk).ok();
-    let text = chunks.filter_map(read).filter_map(|chunk| {
-        chunk["choices"][0]["delta"]["content"].as_str().map(str::to_owned)
-    });
+    let text = chunks
+        .filter_map(read)
+        .filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str().map(str::to_owned));
     (text.collect(), events.ends_with("data: [DONE]\n\n"))
 }
 
