@@ -222,6 +222,11 @@ def goodput(url: str, servers: list[Engine], rate: float) -> float:
     return on_time(report)
 
 
+def slowest(report: dict) -> str:
+    """The 99th percentile of TTFT, of those that were answered."""
+    return f"{report['chat']['ttft']['p99']:.0f}" if report["ok"] else "none"
+
+
 def on_time(report: dict) -> float:
     """Answers within the objective for each second in which requests were sent: not also the time the last ones took."""
     return report["within_slo"] * report["offered_per_second"] / report["requests"]
@@ -234,7 +239,7 @@ def overloaded(name: str, url: str, servers: list[Engine], peak: float, options:
     drain(servers)
     return [
         name, f"{peak:.1f}", f"{report['offered_per_second']:.1f}", f"{on_time(report):.1f}",
-        f"{on_time(report) / peak:.0%}", f"{report['chat']['ttft']['p99']:.0f}",
+        f"{on_time(report) / peak:.0%}", slowest(report),
         f"{max(refused):.1f}" if refused else "", failures(report),
     ]
 
@@ -258,7 +263,7 @@ def flooded(name: str, url: str, servers: list[Engine], kind: str, peak: float, 
     drain(servers)
     share = lambda report: f"{report['within_slo'] / report['requests']:.1%}"
     return [
-        f"{name}, {kind}", f"{alone['chat']['ttft']['p99']:.0f}", f"{beside['chat']['ttft']['p99']:.0f}", share(alone), share(beside),
+        f"{name}, {kind}", slowest(alone), slowest(beside), share(alone), share(beside),
         f"{on_time(drowned):.1f}",
     ]
 
