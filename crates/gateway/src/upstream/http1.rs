@@ -10,7 +10,7 @@ use std::{
     net::SocketAddr,
     pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -148,10 +148,10 @@ impl Unread {
     /// The next data; `None` at the end, up to which the connection has been driven then.
     fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, CallError>>> {
         while !self.body.is_end_stream() {
-            let mut frame = Pin::new(&mut self.body).poll_frame(context);
+            let mut frame = Pin::new(&mut self.body).poll_frame(&mut unheard());
             if frame.is_pending() {
                 drive(&mut self.link.connection, context);
-                frame = Pin::new(&mut self.body).poll_frame(context);
+                frame = Pin::new(&mut self.body).poll_frame(&mut unheard());
             }
             match ready!(frame) {
                 // Trailers of HTTP/1 mean nothing to us.
@@ -282,10 +282,16 @@ impl Link {
         let mut response = pin!(self.sender.try_send_request(request));
         let answered = std::future::poll_fn(|context| {
             drive(&mut self.connection, context);
-            response.as_mut().poll(context)
+            response.as_mut().poll(&mut unheard())
         });
         answered.await.map_err(Box::new)
     }
+}
+
+/// For what only [`drive`] moves on, and is polled right after it: its waker would wake the very task that runs, which
+/// the scheduler takes for a yield, and answers by waking another thread.
+fn unheard() -> Context<'static> {
+    Context::from_waker(Waker::noop())
 }
 
 /// Polls the connection. Its error is not looked at: the call that it concerns is given the same one.

@@ -3,9 +3,10 @@
 //! Two rules, the lower counts. Time per output token grows with the generations that share a step of the engine,
 //! nearly in a line, which all replicas teach together: the limit is the most at which the line keeps the target.
 //! Where their number hardly changes, which says nothing of the line, the limit goes by what the tokens take: down by
-//! an eighth if that is too much, up by one if it is well below, once a round. And an engine whose own slots or memory are exhausted queues inside, out of our sight, with time to first token
-//! growing while time per token does not: as that takes half of its target the limit shrinks, as it does not the limit
-//! grows by one for each time it was filled (additive increase, multiplicative decrease, as TCP's).
+//! an eighth if that is too much, up if it is below, once a round. And an engine whose own slots or memory are
+//! exhausted queues inside, out of our sight, with time to first token growing while time per token does not: as that
+//! takes half of its target the limit shrinks, as it does not the limit grows with each round in which it was met, at
+//! first twofold (slow start, additive increase, multiplicative decrease, as TCP's).
 
 use std::time::Duration;
 
@@ -24,10 +25,14 @@ const SEGMENTS: u64 = 20;
 const SPREAD: f64 = 0.15;
 /// Tokens that take less than this part of the target leave room for more.
 const WELL_BELOW: f64 = 0.9;
+/// And less than this for half as many again.
+const FAR_BELOW: f64 = 0.6;
 /// The part of the target for the first token that the engine may take itself.
 const TTFT_SHARE: f64 = 0.5;
 /// A late first token shrinks the limit by this part, spread over as many calls as there are at a time.
 const DECREASE: f64 = 0.5;
+/// By so much the limit grows with each round in which it was met, once a first token was late. Until then it doubles.
+const INCREASE: f64 = 2.0;
 /// What a refusal of the engine leaves of the limit.
 const REFUSED: f64 = 0.9;
 
@@ -35,6 +40,8 @@ const REFUSED: f64 = 0.9;
 pub(crate) struct Streams {
     /// By time to first token.
     admitted: f64,
+    /// A first token was late: the engine's own limit is near.
+    met: bool,
     /// By time per output token; `None` until the line is known.
     paced: Option<u32>,
     /// Most generations seen together.
@@ -49,6 +56,7 @@ impl Streams {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
             admitted: START,
+            met: false,
             paced: None,
             together: 0,
             round: 0,
@@ -67,10 +75,11 @@ impl Streams {
         if elapsed.as_secs_f64() > self.ttft {
             // With little to do it was not the others that made it late.
             if load * 2.0 >= self.admitted && load > 1.0 {
+                self.met = true;
                 self.admitted -= self.admitted * DECREASE / self.admitted.max(4.0);
             }
         } else if load >= self.admitted * 0.75 {
-            self.admitted += 1.0 / self.admitted.max(1.0);
+            self.admitted += if self.met { INCREASE / self.admitted.max(2.0) } else { 1.0 };
         }
         self.admitted = self.admitted.clamp(1.0, MOST);
     }
@@ -100,7 +109,11 @@ impl Streams {
             limit
         } else if per_token > self.tpot && load <= limit {
             (limit - (limit / 8).max(1)).max(1)
-        } else if per_token < self.tpot.mul_f64(WELL_BELOW) && load >= limit {
+        } else if load < limit {
+            limit
+        } else if per_token < self.tpot.mul_f64(FAR_BELOW) {
+            limit + (limit / 2).max(1)
+        } else if per_token < self.tpot.mul_f64(WELL_BELOW) {
             limit + 1
         } else {
             limit
