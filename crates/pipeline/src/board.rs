@@ -26,6 +26,11 @@ use crate::{
 /// of its long generations to end.
 const LOW_CLASS_SHARE: f64 = 0.8;
 
+/// The part of a replica's limit below which it may have more to do than others and still be preferred for what it has
+/// in its cache, unless it is as slow as this.
+const LEISURE: f64 = 0.25;
+const SLOW: f64 = 1.5;
+
 /// Differences of slowness, in calls, that are no reason to give up what a replica has in its cache.
 const SLOWNESS_NOISE: f64 = 0.5;
 
@@ -113,9 +118,10 @@ impl Board {
         let kept = table.as_ref().and_then(|table| {
             let most = self.busy_at_most(learned.config.load_factor);
             table.find(&chat.affinity, |numbers| {
-                let knows = |seat: &&Arc<Seat>| numbers.contains(&seat.number) && busyness(seat) <= most;
-                let best = self.seats.iter().filter(fit).filter(knows).min_by_key(|seat| seat.in_flight())?;
-                best.sit(allowed(best))
+                let of = |number: &u32| self.seats.iter().find(|seat| seat.number == *number);
+                let known = numbers.iter().filter_map(of).filter(fit);
+                let free = |seat: &&Arc<Seat>| has_leisure(seat) || busyness(seat) <= most;
+                known.filter(free).find_map(|seat| seat.sit(allowed(seat)))
             })
         });
         let slot = kept.or_else(|| {
@@ -192,6 +198,11 @@ fn for_class(allowed: u32, class: Class) -> u32 {
         Class::High | Class::Normal => allowed,
         Class::Low => allowed.min(((f64::from(allowed) * LOW_CLASS_SHARE) as u32).max(1)),
     }
+}
+
+/// Whether a replica has so little to do that, though others have less, one more call does not matter to it.
+fn has_leisure(seat: &Arc<Seat>) -> bool {
+    seat.slowness() < SLOW && f64::from(seat.in_flight()) < f64::from(seat.limit()) * LEISURE
 }
 
 /// How busy one more call would make a replica, in calls of one that is as fast as the others.

@@ -13,7 +13,8 @@ const GENERATION: usize = 32 << 10;
 /// Replicas remembered for one block: the start of a prompt that everybody shares is in the cache of several.
 const HOLDERS: usize = 4;
 
-/// Numbers of replicas, the one used last first; 0 for none.
+/// Numbers of replicas in the order in which they came to know the block; 0 for none. Whoever can goes to the first:
+/// were they used alike, the same starts of prompts would fill the caches of all.
 type Holders = [u32; HOLDERS];
 
 #[derive(Debug, Default)]
@@ -43,7 +44,7 @@ impl Table {
             self.put(session, [number, 0, 0, 0]);
         }
         for key in &affinity.prefix {
-            let holders = self.holders(*key).map_or([number, 0, 0, 0], |known| led_by(number, known));
+            let holders = self.holders(*key).map_or([number, 0, 0, 0], |known| joined(known, number));
             self.put(*key, holders);
         }
     }
@@ -60,14 +61,13 @@ impl Table {
     }
 }
 
-/// `number`, then the others that were known before.
-fn led_by(number: u32, known: Holders) -> Holders {
-    let mut led = [number, 0, 0, 0];
-    let others = known.into_iter().filter(|other| *other != number && *other != 0);
-    for (place, other) in led.iter_mut().skip(1).zip(others) {
-        *place = other;
+/// Those that were known before, and `number`: in the last place if none is free.
+fn joined(mut known: Holders, number: u32) -> Holders {
+    let free = known.iter().position(|other| *other == number || *other == 0).unwrap_or(HOLDERS - 1);
+    if let Some(place) = known.get_mut(free) {
+        *place = number;
     }
-    led
+    known
 }
 
 #[cfg(test)]
@@ -88,7 +88,7 @@ mod tests {
         table.went_to(&prompt(&[1, 2, 3]), 7);
         table.went_to(&prompt(&[1, 9]), 8);
         assert_eq!(first(&table, &prompt(&[1, 2, 3, 4])), Some(7));
-        assert_eq!(first(&table, &prompt(&[1, 5])), Some(8), "the last one that began so");
+        assert_eq!(first(&table, &prompt(&[1, 5])), Some(7), "the first one that began so");
         assert_eq!(first(&table, &prompt(&[6])), None);
         let not_the_deepest = table.find(&prompt(&[1, 2, 3]), |holders| holders.contains(&8).then_some(8));
         assert_eq!(not_the_deepest, Some(8));
@@ -104,12 +104,12 @@ mod tests {
     }
 
     #[test]
-    fn several_replicas_are_known_for_what_is_shared_the_last_one_first() {
+    fn several_replicas_are_known_for_what_is_shared_the_first_one_first() {
         let mut table = Table::default();
         for number in [1, 2, 3, 2, 4, 5] {
             table.went_to(&prompt(&[1]), number);
         }
-        assert_eq!(table.find(&prompt(&[1]), |holders| Some(holders.to_vec())), Some(vec![5, 4, 2, 3]));
+        assert_eq!(table.find(&prompt(&[1]), |holders| Some(holders.to_vec())), Some(vec![1, 2, 3, 5]));
     }
 
     #[test]

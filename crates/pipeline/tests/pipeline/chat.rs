@@ -249,12 +249,13 @@ async fn prompts_that_begin_alike_go_to_one_replica_until_it_is_busier_than_othe
     let calls: Vec<usize> = engines.iter().map(Engine::calls).collect();
     assert!(calls.iter().all(|calls| calls % 4 == 0), "no conversation has moved: {calls:?}");
     let mut open = Vec::new();
-    for _ in 0..9 {
+    for _ in 0..30 {
         open.push(ask(&pipeline, &[100, 101]).await.unwrap());
     }
     let in_flight: Vec<u32> = pipeline.stats().replicas.iter().map(|replica| replica.in_flight).collect();
+    // 1.25 times the mean of 10.
     assert!(
-        in_flight.iter().all(|calls| (2..=4).contains(calls)),
+        in_flight.iter().all(|calls| (3..=13).contains(calls)),
         "one prefix, and all take part: {in_flight:?}"
     );
 }
