@@ -18,11 +18,11 @@ use crate::{
     check,
     error::{Error, QueueUnit, Rejection, Stage},
     execute::{Batch, SelfCheck, run},
-    queue::{Entry, Queue},
+    queue::{Entry, QUANTUM, Queue},
     replica::{Outlook, ReplicaSet},
     request::{Payload, Request},
     respond::Responder,
-    shared::{Merging, Shared},
+    shared::{Merging, Needs, Shared},
 };
 
 /// With requests waiting and no replica free, time alone may open one (a pause ends, a slow start goes on).
@@ -77,7 +77,9 @@ impl Dispatcher {
         replicas: watch::Receiver<ReplicaSet>,
         outlook: watch::Receiver<Outlook>,
     ) -> Self {
-        let (queue, arrivals) = (Queue::default(), Rate::new(Instant::now()));
+        // Generations are long, and each takes a place for itself: tenants take turns one by one.
+        let quantum = if shared.chat.is_some() { 1 } else { QUANTUM };
+        let (queue, arrivals) = (Queue::new(quantum), Rate::new(Instant::now()));
         Self { shared, events, returns, replicas, outlook, queue, arrivals, timer: None }
     }
 
@@ -208,13 +210,19 @@ impl Dispatcher {
         let ahead = self.rows_in_flight_ahead();
         let wait_for = |rows: u64| stretched(Duration::from_secs_f64((rows + ahead) as f64 / rate));
         let answer_by = ticket.request.answer_by();
+        let patience = self.shared.patience(&ticket.request, &needs);
+        let is_late = |wait: Duration| {
+            needs.are_too_much(&ticket.request, wait, now) || patience.is_some_and(|patience| wait > patience)
+        };
         let mut wait = wait_for(self.queue.rows());
-        if needs.are_too_much(&ticket.request, wait, now) {
-            wait = wait_for(self.queue.rows_before(ticket.request.class, answer_by));
+        if is_late(wait) {
+            let Request { class, tenant, .. } = &ticket.request;
+            wait = wait_for(self.queue.rows_before(*class, tenant, answer_by));
         }
         self.shared.recorder.predicted(wait + needs.answer);
-        if needs.are_too_much(&ticket.request, wait, now) {
+        if is_late(wait) {
             let left = answer_by.saturating_duration_since(now);
+            let left = patience.map_or(left, |patience| left.min(patience + needs.answer));
             return Err(Rejection::PredictedLate { wait: wait + needs.answer, left });
         }
         Ok(())
@@ -359,11 +367,15 @@ impl Dispatcher {
         let alone = self.queue.len() == 1;
         let doomed = {
             let latency = self.shared.latency();
+            let some_open = self.shared.service_rate(&latency).is_some();
             self.queue.take_doomed(|entry| {
                 let request = &entry.item.request;
                 let needs = self.shared.needs(request, entry.rows, &latency).filter(|_| !alone);
                 now >= entry.deadline
-                    || needs.is_some_and(|needs| needs.are_too_much(request, Duration::ZERO, now))
+                    || needs.is_some_and(|needs| {
+                        needs.are_too_much(request, Duration::ZERO, now)
+                            || (some_open && is_out_of_patience(&self.shared, entry, &needs, now))
+                    })
             })
         };
         for entry in doomed {
@@ -448,6 +460,15 @@ impl Dispatcher {
             |at: Instant| at.saturating_duration_since(self.shared.epoch).as_micros() as u64 + 1;
         gauges.oldest.store(self.queue.oldest().map_or(0, since_epoch), Ordering::Relaxed);
     }
+}
+
+/// Whether a request has waited for a place for longer than makes sense, though replicas take calls. One that came when
+/// none was ready, or was sent before, is let.
+fn is_out_of_patience(shared: &Shared, entry: &Entry<Ticket>, needs: &Needs, now: Instant) -> bool {
+    let ticket = &entry.item;
+    let is_ordinary = ticket.cold == Cold::No && ticket.past.is_first_attempt();
+    let patience = shared.patience(&ticket.request, needs).filter(|_| is_ordinary);
+    patience.is_some_and(|patience| now >= entry.enqueued + patience)
 }
 
 /// What a request holds. The parts of a large one are charged to the whole: they have their data only.

@@ -7,7 +7,7 @@ use std::time::Duration;
 pub enum Rejection {
     #[error("the queue is full: {queued} of {limit} {unit} waiting")]
     QueueFull { queued: u64, limit: u64, unit: QueueUnit, retry_after: Duration },
-    #[error("predicted wait of {wait:.1?} is more than the {left:.1?} left before the deadline")]
+    #[error("predicted wait of {wait:.1?} is more than the {left:.1?} left for it")]
     PredictedLate { wait: Duration, left: Duration },
     #[error("low-priority work is held back while the model is overloaded")]
     ShedPriority { retry_after: Duration },

@@ -15,8 +15,8 @@ use crate::request::Class;
 /// batches: what is low gets on, and what is high is hardly delayed, however much waits.
 const AGEING: Duration = Duration::from_secs(2);
 const AGED_BATCHES: u32 = 4;
-/// Rows a tenant may take per turn.
-const QUANTUM: i64 = 32;
+/// Rows a tenant may take per turn where rows are merged.
+pub(crate) const QUANTUM: u32 = 32;
 /// Entries of other keys that are stepped over while a batch is gathered, per row asked for.
 const LOOK_PAST: usize = 8;
 /// Deadlines less than this apart count as the same where only a sum of rows is wanted.
@@ -47,6 +47,8 @@ pub struct Queue<T> {
     bytes: usize,
     /// Batches taken so far, for the turn of what aged.
     batches: u32,
+    /// Rows a tenant may take per turn.
+    quantum: u32,
     epoch: Instant,
 }
 
@@ -67,22 +69,24 @@ struct ClassQueue<T> {
     /// Rows by deadline, in steps since the queue's epoch.
     rows_due: BTreeMap<u64, u64>,
     rows: u64,
+    quantum: u32,
 }
 
 #[derive(Debug)]
 struct Tenant<T> {
     deficit: i64,
+    rows: u64,
     entries: BTreeMap<(Instant, u64), Entry<T>>,
 }
 
-impl<T> Default for Queue<T> {
-    fn default() -> Self {
-        let classes = std::array::from_fn(|_| ClassQueue::default());
-        Self { classes, rows: 0, bytes: 0, batches: 0, epoch: Instant::now() }
-    }
-}
-
 impl<T> Queue<T> {
+    /// An empty queue in which tenants take turns of `quantum` rows.
+    #[must_use]
+    pub fn new(quantum: u32) -> Self {
+        let classes = std::array::from_fn(|_| ClassQueue::new(quantum));
+        Self { classes, rows: 0, bytes: 0, batches: 0, quantum, epoch: Instant::now() }
+    }
+
     pub fn push(&mut self, entry: Entry<T>) {
         self.rows += u64::from(entry.rows);
         self.bytes += entry.bytes;
@@ -150,13 +154,17 @@ impl<T> Queue<T> {
         self.remove(newest)
     }
 
-    /// Rows that would be served before a request of this class and deadline, ageing and tenants left aside.
+    /// Rows that would be served before a request of this class, tenant and deadline, ageing left aside: at most those
+    /// of its own tenant and as many of each other.
     #[must_use]
-    pub fn rows_before(&self, class: Class, deadline: Instant) -> u64 {
+    pub fn rows_before(&self, class: Class, tenant: &str, deadline: Instant) -> u64 {
         let above: u64 = self.classes.iter().take(class as usize).map(|class| class.rows).sum();
         let due = self.step_of(deadline);
-        let same = self.classes.get(class as usize).map(|class| class.rows_due.range(..=due));
-        above + same.into_iter().flatten().map(|(_, rows)| rows).sum::<u64>()
+        let Some(same) = self.classes.get(class as usize) else { return above };
+        let earlier: u64 = same.rows_due.range(..=due).map(|(_, rows)| rows).sum();
+        let own = same.tenants.get(tenant).map_or(0, |tenant| tenant.rows);
+        let fair = (own + u64::from(self.quantum)) * same.tenants.len() as u64;
+        above + earlier.min(fair)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Entry<T>> {
@@ -252,19 +260,18 @@ fn step(epoch: Instant, deadline: Instant) -> u64 {
     (deadline.saturating_duration_since(epoch).as_millis() / DEADLINE_STEP.as_millis()) as u64
 }
 
-impl<T> Default for ClassQueue<T> {
-    fn default() -> Self {
+impl<T> ClassQueue<T> {
+    fn new(quantum: u32) -> Self {
         Self {
             tenants: HashMap::new(),
             turn: VecDeque::new(),
             places: BTreeMap::new(),
             rows_due: BTreeMap::new(),
             rows: 0,
+            quantum,
         }
     }
-}
 
-impl<T> ClassQueue<T> {
     fn push(&mut self, entry: Entry<T>, due: u64) {
         let tenant = Arc::clone(&entry.tenant);
         let (deadline, enqueued) = (entry.deadline, entry.enqueued);
@@ -273,8 +280,9 @@ impl<T> ClassQueue<T> {
         *self.rows_due.entry(due).or_default() += u64::from(entry.rows);
         let queue = self.tenants.entry(Arc::clone(&tenant)).or_insert_with(|| {
             self.turn.push_back(tenant);
-            Tenant { deficit: QUANTUM, entries: BTreeMap::new() }
+            Tenant { deficit: i64::from(self.quantum), rows: 0, entries: BTreeMap::new() }
         });
+        queue.rows += u64::from(entry.rows);
         queue.entries.insert((entry.deadline, entry.id), entry);
     }
 
@@ -283,6 +291,7 @@ impl<T> ClassQueue<T> {
         let place = self.places.remove(&id)?;
         let queue = self.tenants.get_mut(&place.tenant)?;
         let entry = queue.entries.remove(&(place.deadline, id))?;
+        queue.rows -= u64::from(entry.rows);
         if queue.entries.is_empty() {
             self.tenants.remove(&place.tenant);
             self.turn.retain(|tenant| *tenant != place.tenant);
@@ -316,7 +325,7 @@ impl<T> ClassQueue<T> {
         if queue.deficit <= 0 {
             // A request larger than the quantum leaves a debt of several turns; it is forgiven beyond one, so
             // that the sum of the turns stays bounded.
-            queue.deficit = (queue.deficit + QUANTUM).max(1);
+            queue.deficit = (queue.deficit + i64::from(self.quantum)).max(1);
             self.turn.retain(|t| t != tenant);
             self.turn.push_back(Arc::clone(tenant));
         }
@@ -361,7 +370,7 @@ mod tests {
 
     impl Bench {
         fn new() -> Self {
-            Self { queue: Queue::default(), start: Instant::now(), next: 0 }
+            Self { queue: Queue::new(QUANTUM), start: Instant::now(), next: 0 }
         }
 
         fn push(&mut self, class: Class, tenant: &str, deadline_ms: u64, rows: u32, key_name: &str) -> u64 {
@@ -438,6 +447,30 @@ mod tests {
     }
 
     #[test]
+    fn what_another_tenant_has_waiting_hardly_counts() {
+        let mut queue = Queue::new(1);
+        let start = Instant::now();
+        let entry = |id: u64, tenant: &str| Entry {
+            id,
+            key: None,
+            class: Class::Normal,
+            tenant: tenant.into(),
+            deadline: start + Duration::from_secs(1),
+            enqueued: start,
+            rows: 1,
+            bytes: 1,
+            item: (),
+        };
+        (0..100).for_each(|id| queue.push(entry(id, "flood")));
+        queue.push(entry(100, "other"));
+        let late = start + Duration::from_secs(9);
+        assert_eq!(queue.rows_before(Class::Normal, "flood", late), 101);
+        assert_eq!(queue.rows_before(Class::Normal, "other", late), 4);
+        let order: Vec<u64> = (0..3).flat_map(|_| queue.take(start, 1, 1)).map(|entry| entry.id).collect();
+        assert_eq!(order, [0, 100, 1], "they take turns");
+    }
+
+    #[test]
     fn rows_before_a_request_are_those_of_higher_classes_and_earlier_deadlines() {
         let mut b = Bench::new();
         b.push(Class::High, "", 900, 1, "k");
@@ -445,12 +478,12 @@ mod tests {
         b.push(Class::Normal, "b", 500, 4, "k");
         b.push(Class::Low, "", 1, 8, "k");
         let at = |ms: u64| b.start + Duration::from_millis(ms);
-        assert_eq!(b.queue.rows_before(Class::High, at(1)), 0);
-        assert_eq!(b.queue.rows_before(Class::Normal, at(200)), 3);
-        assert_eq!(b.queue.rows_before(Class::Normal, at(600)), 7);
-        assert_eq!(b.queue.rows_before(Class::Low, at(5)), 15);
+        assert_eq!(b.queue.rows_before(Class::High, "", at(1)), 0);
+        assert_eq!(b.queue.rows_before(Class::Normal, "", at(200)), 3);
+        assert_eq!(b.queue.rows_before(Class::Normal, "", at(600)), 7);
+        assert_eq!(b.queue.rows_before(Class::Low, "", at(5)), 15);
         b.queue.remove(normal);
-        assert_eq!(b.queue.rows_before(Class::Normal, at(600)), 5);
+        assert_eq!(b.queue.rows_before(Class::Normal, "", at(600)), 5);
         b.queue.take_all();
         assert!(b.queue.classes.iter().all(|class| class.rows_due.is_empty() && class.rows == 0));
     }

@@ -4,9 +4,10 @@
 //! nearly in a line, which all replicas teach together: the limit is the most at which the line keeps the target.
 //! Where their number hardly changes, which says nothing of the line, the limit goes by what the tokens take: down by
 //! an eighth if that is too much, up if it is below, once a round. And an engine whose own slots or memory are
-//! exhausted queues inside, out of our sight, with time to first token growing while time per token does not: as that
-//! takes half of its target the limit shrinks, as it does not the limit grows with each round in which it was met, at
-//! first twofold (slow start, additive increase, multiplicative decrease, as TCP's).
+//! exhausted queues inside, out of our sight, where no class counts, with time to first token growing while time per
+//! token does not: as most first tokens take much longer than they do with little to do the limit shrinks, else it
+//! grows with each round in which it was met, at first twofold (slow start, additive increase, multiplicative
+//! decrease, as TCP's).
 
 use std::time::Duration;
 
@@ -27,8 +28,16 @@ const SPREAD: f64 = 0.15;
 const WELL_BELOW: f64 = 0.9;
 /// And less than this for half as many again.
 const FAR_BELOW: f64 = 0.6;
-/// The part of the target for the first token that the engine may take itself.
-const TTFT_SHARE: f64 = 0.5;
+/// A first token is late that takes this many times as long as with little to do, and this part of its target.
+const LATE: f64 = 3.0;
+const TTFT_SHARE: f64 = 0.1;
+/// Late ones among the first tokens, above which it is the load that makes them so, and not their prompts.
+const LATE_SHARE: f64 = 0.3;
+/// Weight of the newest first token in their share.
+const NEWEST: f64 = 0.1;
+/// Little to do: so many generations, or this part of the limit.
+const FEW: f64 = 4.0;
+const LITTLE: f64 = 0.25;
 /// A late first token shrinks the limit by this part, spread over as many calls as there are at a time.
 const DECREASE: f64 = 0.5;
 /// By so much the limit grows with each round in which it was met, once a first token was late. Until then it doubles.
@@ -40,8 +49,12 @@ const REFUSED: f64 = 0.9;
 pub(crate) struct Streams {
     /// By time to first token.
     admitted: f64,
-    /// A first token was late: the engine's own limit is near.
+    /// First tokens were late: the engine's own limit is near.
     met: bool,
+    /// Seconds to the first token with little to do; 0 before there was one.
+    alone: f64,
+    /// Late ones among the first tokens lately.
+    late: f64,
     /// By time per output token; `None` until the line is known.
     paced: Option<u32>,
     /// Most generations seen together.
@@ -57,6 +70,8 @@ impl Streams {
         Self {
             admitted: START,
             met: false,
+            alone: 0.0,
+            late: 0.0,
             paced: None,
             together: 0,
             round: 0,
@@ -71,10 +86,16 @@ impl Streams {
 
     /// A first token came after `elapsed` while the replica had `load` generations, this one included.
     pub(crate) fn first_token(&mut self, elapsed: Duration, load: u32) {
-        let load = f64::from(load);
-        if elapsed.as_secs_f64() > self.ttft {
+        let (load, seconds) = (f64::from(load), elapsed.as_secs_f64());
+        if load <= FEW.max(self.admitted * LITTLE) {
+            let weight = if self.alone > 0.0 { NEWEST } else { 1.0 };
+            self.alone += weight * (seconds - self.alone);
+        }
+        let is_late = seconds > self.ttft.max(LATE * self.alone);
+        self.late += NEWEST * (f64::from(u8::from(is_late)) - self.late);
+        if is_late {
             // With little to do it was not the others that made it late.
-            if load * 2.0 >= self.admitted && load > 1.0 {
+            if self.late > LATE_SHARE && load * 2.0 >= self.admitted && load > 1.0 {
                 self.met = true;
                 self.admitted -= self.admitted * DECREASE / self.admitted.max(4.0);
             }
@@ -212,7 +233,17 @@ mod tests {
             let load = limit.get();
             limit.first_token(ms(200) + ms(1000) * load.saturating_sub(16), load);
         }
-        assert!((14..=18).contains(&limit.get()), "{}", limit.get());
+        assert!((12..=20).contains(&limit.get()), "{}", limit.get());
+    }
+
+    #[test]
+    fn prompts_that_are_long_now_and_then_are_no_reason_to_shrink() {
+        let mut limit = Streams::new(&config(1000));
+        for i in 0..5_000 {
+            let first = if i % 8 == 0 { ms(1500) } else { ms(100) };
+            limit.first_token(first, limit.get());
+        }
+        assert!(limit.get() > 100, "{}", limit.get());
     }
 
     #[test]
