@@ -3,7 +3,6 @@
 //! Life of a run: [`cli`] arguments → [`arrivals`] say when, [`source`] encodes what → [`generate`] sends at those
 //! times, each [`call`] over a [`connection`] → [`meter`] keeps the [`record`] → [`report`]. [`mod@run`] wires them.
 
-mod arrivals;
 mod call;
 mod check;
 mod cli;

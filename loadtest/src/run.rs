@@ -3,6 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
+use arrivals::{
+    Schedule,
+    profile::Profile,
+    trace::{self, Replay},
+};
 use bytes::Bytes;
 use http::{Method, Uri};
 use tokio::{
@@ -12,7 +17,6 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    arrivals::{Schedule, profile::Profile, trace},
     call::{Answers, Rules, ask},
     cli::{CallArgs, LimitArgs, LoadArgs, RunArgs},
     connection::{HttpVersion, Pool},
@@ -59,7 +63,7 @@ pub(crate) async fn run(url: &Uri, args: &RunArgs, stop: CancellationToken) -> a
         slo_ms: slo(&args.limits).map(|slo| slo.as_secs_f64() * 1e3),
     };
     // A burst is sent as fast as can be, and a closed loop has no schedule: neither can lag.
-    let scheduled = matches!(load, Load::Open(Schedule::Profile(_) | Schedule::Times(_)));
+    let scheduled = matches!(load, Load::Open(Schedule::Profile(_) | Schedule::Listed(_)));
     let lag_max = scheduled.then_some(args.limits.max_lag);
     let plan = Arc::new(Plan {
         load,
@@ -98,15 +102,19 @@ fn load(args: &LoadArgs) -> anyhow::Result<Load> {
         return Ok(Load::Open(Schedule::Burst(requests)));
     }
     if let Some(path) = &args.trace {
-        let replay = trace::Replay {
+        let replay = Replay {
             speed: args.trace_speed,
             scale: args.trace_scale,
             from: args.trace_from.unwrap_or_default().as_secs_f64(),
             // The duration is that of the replay, so that much more of the trace is needed.
             span: args.duration.map_or(f64::INFINITY, |duration| duration.as_secs_f64() * args.trace_speed),
             seed: args.seed,
+            ..Replay::AS_IT_IS
         };
-        return Ok(Load::Open(trace::read(path, replay)?));
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let schedule = trace::parse(&text, replay).with_context(|| format!("{}", path.display()))?;
+        return Ok(Load::Open(schedule));
     }
     let (rate, spacing) = (args.rate, args.spacing);
     let profile = match (&args.bursts, &args.steps, &args.ramp, args.day) {
@@ -126,7 +134,7 @@ fn describe(args: &LoadArgs, load: &Load) -> String {
     match load {
         Load::Closed { clients, .. } => format!("closed loop, {clients} clients, {length}"),
         Load::Open(Schedule::Burst(requests)) => format!("{requests} at once"),
-        Load::Open(Schedule::Times(times)) => format!("trace of {} calls in {length}", times.len()),
+        Load::Open(Schedule::Listed(calls)) => format!("trace of {} calls in {length}", calls.len()),
         Load::Open(Schedule::Profile(_)) => match (&args.bursts, &args.steps, &args.ramp, &args.trace) {
             (Some(bursts), ..) => format!("{}/s {bursts:?}, {length}", args.rate),
             (_, Some(steps), ..) => format!("{steps:?}, {length}"),
