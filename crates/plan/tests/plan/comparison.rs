@@ -18,7 +18,7 @@ fn slow() -> Settings {
 }
 
 fn compared(load: Load, seeds: u64) -> Comparison {
-    study(slow(), load, seeds).run(&|_, _| {}).unwrap()
+    study(slow(), load, seeds).run(&|_, _| {}).expect("a load and seeds")
 }
 
 #[test]

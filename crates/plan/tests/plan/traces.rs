@@ -8,6 +8,7 @@ use plan::{judge::Score, load::Load};
 
 use crate::world::{run_ours, secs, settings};
 
+#[expect(clippy::print_stdout, reason = "whoever runs the tests is told what was not tested")]
 fn trace(name: &str) -> Option<Trace> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../../shared/traces").join(name);
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/traces").join(name);
@@ -16,7 +17,7 @@ fn trace(name: &str) -> Option<Trace> {
         println!("skipped: no {name} beside the project");
         return None;
     };
-    Some(Trace::read(&fs::read_to_string(path).unwrap()).unwrap())
+    Some(Trace::read(&fs::read_to_string(path).expect("a readable file")).expect("a trace"))
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use arrivals::profile::Profile;
+use arrivals::{profile::Profile, spacing::Spacing};
 use autoscaler::policy::{Assumed, Bounds, IdleAfter, Mode, Policy as Rules, Slo};
 use plan::{
     load::Load,
@@ -18,12 +18,12 @@ pub(crate) fn secs(s: u64) -> Duration {
 /// 40 ms a call, four at a time, a start of 20 s.
 pub(crate) fn settings(service: &str) -> Settings {
     Settings {
-        service: service.parse().unwrap(),
+        service: service.parse().expect("a service"),
         variation: 0.3,
         slots: 4,
         slo: Slo { target: Duration::from_millis(200), percentile: 0.99 },
         deadline: secs(30),
-        cold_start: "20s".parse().unwrap(),
+        cold_start: "20s".parse().expect("a start"),
         cold_start_timeout: secs(120),
         queue: 1024,
         max_hold: Duration::from_millis(2),
@@ -45,12 +45,12 @@ pub(crate) fn rules(settings: &Settings) -> Rules {
 }
 
 pub(crate) fn steps(text: &str) -> Load {
-    let profile = Profile::steps(&text.parse().unwrap(), arrivals::spacing::Spacing::Poisson).unwrap();
+    let profile = Profile::steps(&text.parse().expect("steps"), Spacing::Poisson).expect("rates");
     Load::Profile(Arc::new(profile))
 }
 
 pub(crate) fn run(settings: &Settings, load: &Load, policy: &mut dyn Policy, seed: u64) -> Run {
-    let schedule = load.schedule(seed).unwrap();
+    let schedule = load.schedule(seed).expect("a load");
     World::new(settings, &schedule, seed).run(policy)
 }
 
