@@ -38,7 +38,9 @@ pub struct Picture {
 #[must_use]
 pub fn html(about: &About, study: &Study, comparison: &Comparison, pictures: &[Picture]) -> String {
     let title = format!("Plan for {}", escaped(&about.model));
-    let panels: String = pictures.iter().map(|picture| panel::panel(picture, study, comparison)).collect();
+    let (rate, slo) = (study.rate(), study.settings.slo.target);
+    let panels: String =
+        pictures.iter().map(|picture| panel::panel(picture, rate, slo, comparison)).collect();
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{title}</title>\n\
@@ -60,7 +62,8 @@ const METHOD: &str = "<section class=\"soft\"><h2>How to read this</h2>\n\
     production, starting with nothing learned. A request counts as within the SLO only if its answer came in time: \
     refusals, time-outs and waits for a start count as misses. Replica-hours are paid from creation to deletion, \
     pending and draining included. All policies begin with the same replicas, behind the same gateway, and meet the \
-    same requests and starts; the optimum knows all of them beforehand. “At equal SLO” is read off between the \
+    same requests and starts; the optimum knows all of them beforehand, and ×4 means \
+    that a miss is worth four times the replica time of a request. “At equal SLO” is read off between the \
     tunings of a policy; “never” means that no tuning keeps the SLO as often.</p></section>\n";
 
 fn facts(about: &About) -> String {
@@ -108,15 +111,11 @@ fn table(comparison: &Comparison) -> String {
         "Within SLO",
         "Worst 5 min",
         "Opening",
-        "Late",
-        "Refused",
-        "Timed out",
+        "Late, refused,<br>timed out %",
         "Replica-hours",
         "At equal SLO",
-        "Most",
-        "Changes/h",
-        "Reversals/h",
-        "Wasted/h",
+        "Most<br>replicas",
+        "Changes, reversals,<br>wasted starts /h",
     ];
     let head: String = heads.iter().map(|head| format!("<th scope=\"col\">{head}</th>")).collect();
     let ours = comparison.our_summary().map(|summary| row(summary, None)).unwrap_or_default();
@@ -142,19 +141,17 @@ fn row(summary: &Summary, equal: Option<&Equal>) -> String {
             .and_then(|equal| Some((equal.replica_hours?, equal.ratio?)))
             .map(|(hours, ratio)| format!("{hours:.2} ({:+.1} %)", (ratio - 1.0) * 100.0))
             .unwrap_or_default();
+    let percents = [&summary.late, &summary.shed, &summary.timed_out].map(|mean| short(mean.mean * 100.0));
+    let habits = [&summary.changes_per_hour, &summary.reversals_per_hour, &summary.wasted_per_hour];
     let cells = [
         percent(&summary.met),
         part(&summary.worst_five_minutes),
         part(&summary.opening),
-        percent(&summary.late),
-        percent(&summary.shed),
-        percent(&summary.timed_out),
+        percents.join(" · "),
         number(&summary.replica_hours),
         equal,
-        number(&summary.most_replicas),
-        number(&summary.changes_per_hour),
-        number(&summary.reversals_per_hour),
-        number(&summary.wasted_per_hour),
+        short(summary.most_replicas.mean),
+        habits.map(|mean| short(mean.mean)).join(" · "),
     ];
     let cells: String = cells.iter().map(|cell| format!("<td>{cell}</td>")).collect();
     let family = summary.contestant.family;
@@ -169,6 +166,10 @@ fn percent(mean: &Mean) -> String {
 fn number(mean: &Mean) -> String {
     let width = mean.half_width.map(|width| format!(" <small>±{width:.2}</small>"));
     format!("{:.2}{}", mean.mean, width.unwrap_or_default())
+}
+
+fn short(number: f64) -> String {
+    if number >= 9.95 { format!("{number:.0}") } else { format!("{number:.1}") }
 }
 
 /// Text as it may stand in HTML.

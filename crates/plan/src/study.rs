@@ -24,6 +24,7 @@ use crate::{
     judge::Score,
     load::Load,
     policy::{Costs, Fixed, Optimum, Policy, plan},
+    service::TOKENS,
     timeline::Timeline,
     world::{Run, Settings, World},
 };
@@ -121,6 +122,17 @@ impl Study {
     #[must_use]
     pub fn ours(&self) -> Contestant {
         Contestant::ours(self.rules.slo.percentile)
+    }
+
+    /// Requests per second of a replica that is always full, with the answers of this load.
+    pub(crate) fn rate(&self) -> f64 {
+        const SOME: usize = 10_000;
+        let seed = self.seeds.first().copied().unwrap_or_default();
+        let schedule = self.load.schedule(seed);
+        let arrivals = schedule.iter().flat_map(|schedule| schedule.arrivals(seed).take(SOME));
+        let tokens: Vec<f64> = arrivals.map(|arrival| f64::from(arrival.tokens.unwrap_or(TOKENS))).collect();
+        let mean = tokens.iter().sum::<f64>() / tokens.len().max(1) as f64;
+        self.settings.service.rate(self.settings.slots, mean)
     }
 
     /// Seed by seed, so that those that take long are not left for the end; the long ones first.

@@ -15,8 +15,8 @@ pub(super) struct Frame {
     pub(super) y: (f64, f64),
 }
 
-const LEFT: f64 = 58.0;
-const RIGHT: f64 = 14.0;
+const LEFT: f64 = 64.0;
+const RIGHT: f64 = 24.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 24.0;
 

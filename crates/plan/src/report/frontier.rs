@@ -30,7 +30,7 @@ pub(super) fn picture(comparison: &Comparison) -> String {
         width: 1100.0,
         height: 420.0,
         x: ((cheapest - pad).max(0.0), dearest + pad),
-        y: (0.6, tallest + 0.2),
+        y: (height(ours.met).min(1.0) - 0.25, tallest + 0.2),
     };
     let mut content = axes(&frame);
     let families = [&[Family::Ours][..], &Family::OTHERS].concat();
@@ -61,7 +61,7 @@ pub(super) fn picture(comparison: &Comparison) -> String {
         content,
         "<text class=\"strong\" x=\"{:.1}\" y=\"{:.1}\">tidegate as configured</text>",
         x + 12.0,
-        y + 14.0
+        y - 8.0
     );
     legend(comparison, &families)
         + &frame.svg("cost in replica-hours against requests within the SLO", &content)
@@ -69,6 +69,7 @@ pub(super) fn picture(comparison: &Comparison) -> String {
 
 fn axes(frame: &Frame) -> String {
     let levels = [
+        ("50 %", 0.5),
         ("80 %", 0.8),
         ("90 %", 0.9),
         ("95 %", 0.95),
@@ -77,15 +78,15 @@ fn axes(frame: &Frame) -> String {
         ("99.5 %", 0.995),
         ("99.9 %", 0.999),
         ("99.99 %", 0.9999),
-        ("≥ 99.999 %", 0.99999),
+        ("100 %", 0.99999),
     ];
     let inside = levels.iter().filter(|(_, met)| (frame.y.0..=frame.y.1).contains(&height(*met)));
     let mut axes: String = inside.map(|(label, met)| frame.level(height(*met), label)).collect();
     let inside = rounds(frame.x.1).into_iter().filter(|cost| *cost >= frame.x.0);
     let costs: String = inside.map(|cost| frame.below(cost, &format!("{cost}"))).collect();
     axes.push_str(&costs);
-    axes.push_str("<text class=\"strong\" x=\"1086\" y=\"392\" text-anchor=\"end\">replica-hours →</text>");
-    axes.push_str("<text class=\"strong\" x=\"66\" y=\"24\">requests within the SLO ↑</text>");
+    axes.push_str("<text class=\"strong\" x=\"1076\" y=\"390\" text-anchor=\"end\">replica-hours →</text>");
+    axes.push_str("<text class=\"strong\" x=\"70\" y=\"24\">requests within the SLO ↑</text>");
     axes
 }
 

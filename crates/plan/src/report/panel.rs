@@ -9,8 +9,7 @@ use super::{
 };
 use crate::{
     judge::Mean,
-    service::TOKENS,
-    study::{Comparison, Study},
+    study::Comparison,
     timeline::{Mark, Timeline},
 };
 
@@ -26,7 +25,8 @@ pub(super) const LEGEND: &str = "<p class=\"legend\"><span><i class=\"box\" \
     style=\"color:var(--bad)\"></i>SLO</span><span><i class=\"box\" style=\"background:var(--bad);opacity:.35\"></i>part \
     of requests outside the SLO</span></p>";
 
-pub(super) fn panel(picture: &Picture, study: &Study, comparison: &Comparison) -> String {
+/// `rate`: requests per second that a full replica takes.
+pub(super) fn panel(picture: &Picture, rate: f64, slo: Duration, comparison: &Comparison) -> String {
     let Picture { contestant, timeline } = picture;
     let name = contestant.to_string();
     let words = comparison.summary(*contestant).map(|summary| {
@@ -39,8 +39,8 @@ pub(super) fn panel(picture: &Picture, study: &Study, comparison: &Comparison) -
         key(contestant.family),
         escaped(&name),
         words.unwrap_or_default(),
-        replicas(&name, timeline, study),
-        latency(&name, timeline, study.settings.slo.target),
+        replicas(&name, timeline, rate),
+        latency(&name, timeline, slo),
         decisions(timeline)
     )
 }
@@ -57,9 +57,8 @@ fn times(frame: &Frame, timeline: &Timeline) -> String {
     moments(length(timeline)).iter().map(|(at, label)| frame.below(*at, label)).collect()
 }
 
-fn replicas(name: &str, timeline: &Timeline, study: &Study) -> String {
+fn replicas(name: &str, timeline: &Timeline, rate: f64) -> String {
     let width = timeline.width.as_secs_f64();
-    let rate = study.settings.service.rate(study.settings.slots, f64::from(TOKENS));
     let demand = |arrivals: u32| f64::from(arrivals) / width / rate;
     let highest = timeline.pieces.iter().map(|piece| {
         f64::from(piece.ready + piece.starting).max(f64::from(piece.wanted)).max(demand(piece.arrivals))

@@ -33,7 +33,7 @@ pub enum Tuning {
     /// Requests per replica, in percent of those it can have.
     Target(u32),
     Replicas(u32),
-    /// What a miss is worth, as a power of four.
+    /// What a miss is worth: this power of four times the replica time that a request takes.
     Price(u32),
 }
 
@@ -116,7 +116,7 @@ impl fmt::Display for Contestant {
             Tuning::Percentile(percentile) => write!(f, "{family} p{}", f64::from(percentile) / 100.0),
             Tuning::Target(percent) => write!(f, "{family} {percent} %"),
             Tuning::Replicas(replicas) => write!(f, "{family} {replicas}"),
-            Tuning::Price(power) => write!(f, "{family} 4^{power}"),
+            Tuning::Price(power) => write!(f, "{family} ×{}", 4u64.saturating_pow(power)),
         }
     }
 }
