@@ -46,6 +46,10 @@ impl Policy for Hpa {
         }
         self.next = Some(now + PERIOD);
         let wanted = seen.wanted.max(1);
+        if self.recommended.is_empty() {
+            // What it finds counts as its first recommendation.
+            self.recommended.push_back((now, wanted));
+        }
         let recommended = self.recommend(seen.total() as f64, wanted);
         self.recommended.push_back((now, recommended));
         while self.recommended.front().is_some_and(|(at, _)| now - *at > STABILISATION) {
@@ -89,7 +93,7 @@ mod tests {
         assert_eq!(play(&mut Hpa::new(8.0, 1), 4, &[(0, 35)]), [4]);
         assert_eq!(play(&mut Hpa::new(8.0, 1), 4, &[(0, 36)]), [5]);
         assert_eq!(play(&mut Hpa::new(8.0, 1), 4, &[(0, 28)]), [4]);
-        assert_eq!(play(&mut Hpa::new(8.0, 1), 4, &[(0, 24)]), [3]);
+        assert_eq!(play(&mut Hpa::new(8.0, 1), 4, &[(0, 24), (315, 24)]), [4, 3]);
     }
 
     #[test]

@@ -37,6 +37,7 @@ pub struct Kpa {
     panic: Option<(Duration, u32)>,
     /// Since when nothing is called for.
     quiet: Option<Duration>,
+    began: bool,
     desired: VecDeque<(Duration, u32)>,
     words: String,
 }
@@ -53,6 +54,7 @@ impl Kpa {
             next: None,
             panic: None,
             quiet: None,
+            began: false,
             desired: VecDeque::new(),
             words: String::new(),
         }
@@ -131,6 +133,11 @@ impl Policy for Kpa {
             return None;
         }
         self.next = Some(now + PERIOD);
+        if !self.began {
+            // It begins in panic where it finds several: it does not know yet why they are there.
+            self.panic = (seen.ready > 1).then_some((now, seen.ready));
+            self.began = true;
+        }
         if seen.wanted == 0 && seen.total() == 0 && self.mean(STABLE_SECONDS) <= 0.0 {
             return None;
         }
