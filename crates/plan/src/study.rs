@@ -103,7 +103,7 @@ impl Study {
     pub fn record(&self, contestant: Contestant, pieces: usize) -> Result<Option<Timeline>, Error> {
         let seed = self.seeds.first().copied().ok_or(Error::Seeds(SEEDS_MOST))?;
         let run = match contestant.tuning {
-            Tuning::Price(_) => {
+            Tuning::Price(_) | Tuning::Foresight(_) => {
                 let settings = self.constant_start();
                 let mut optimum = self.optimum(&self.costs(seed)?.1, contestant);
                 let schedule = self.load.schedule(seed)?;
@@ -171,8 +171,9 @@ impl Study {
         let (mut scores, costs) = self.costs(seed)?;
         if self.against.contains(&Family::Optimum) {
             let settings = self.constant_start();
-            for power in 0..PRICES {
-                let contestant = Contestant { family: Family::Optimum, tuning: Tuning::Price(power) };
+            let tunings = (0..PRICES).flat_map(|power| [Tuning::Price(power), Tuning::Foresight(power)]);
+            for tuning in tunings {
+                let contestant = Contestant { family: Family::Optimum, tuning };
                 let mut optimum = self.optimum(&costs, contestant);
                 let run = self.play(&mut optimum, &settings, seed)?;
                 scores.push((contestant, seed, Score::of(&run)));

@@ -21,6 +21,20 @@ pub(crate) struct Costs {
     pub(crate) least: u32,
 }
 
+impl Costs {
+    /// The same where each slot is taken to miss what the worst one within `span` after it does: with as many
+    /// replicas, a queue that does no harm yet may already be the reason.
+    #[must_use]
+    pub(crate) fn ahead(&self, span: Duration) -> Self {
+        let slots = 1 + span.as_secs().div_ceil(SLOT.as_secs()) as usize;
+        let ahead = |misses: &Vec<u32>| -> Vec<u32> {
+            let worst = |slot| misses.iter().skip(slot).take(1 + slots).copied().max().unwrap_or(0);
+            (0..misses.len()).map(worst).collect()
+        };
+        Self { misses: self.misses.iter().map(ahead).collect(), ..self.clone() }
+    }
+}
+
 /// The number of replicas that are ready in each slot, if a miss costs `price` seconds of a replica.
 #[must_use]
 pub(crate) fn plan(costs: &Costs, price: f64) -> Vec<u32> {
@@ -204,6 +218,13 @@ mod tests {
         let optimum = Optimum::new(&plan(&costs, 10.0), &costs, Duration::ZERO);
         let seconds: Vec<_> = optimum.changes.iter().map(|(at, n)| (at.as_secs(), *n)).collect();
         assert_eq!(seconds, [(10, 1), (80, 0), (100, 1), (140, 0)]);
+    }
+
+    #[test]
+    fn who_looks_ahead_has_a_replica_before_it_is_missed() {
+        let costs = costs(&[0, 0, 0, 0, 0, 0, 1, 0, 0, 0], 10, 0);
+        assert_eq!(plan(&costs, 10.0), [0, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
+        assert_eq!(plan(&costs.ahead(Duration::from_secs(10)), 10.0), [0, 0, 0, 0, 1, 1, 1, 0, 0, 0]);
     }
 
     #[test]

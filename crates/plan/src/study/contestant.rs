@@ -35,6 +35,9 @@ pub enum Tuning {
     Replicas(u32),
     /// What a miss is worth: this power of four times the replica time that a request takes.
     Price(u32),
+    /// The same, by somebody who counts a slot as missed if one soon after it would be: a queue that is let grow is
+    /// missed for later.
+    Foresight(u32),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -117,6 +120,7 @@ impl fmt::Display for Contestant {
             Tuning::Target(percent) => write!(f, "{family} {percent} %"),
             Tuning::Replicas(replicas) => write!(f, "{family} {replicas}"),
             Tuning::Price(power) => write!(f, "{family} ×{}", 4u64.saturating_pow(power)),
+            Tuning::Foresight(power) => write!(f, "{family} ahead ×{}", 4u64.saturating_pow(power)),
         }
     }
 }
