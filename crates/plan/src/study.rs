@@ -11,6 +11,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use autoscaler::policy::Policy as Rules;
@@ -33,6 +34,8 @@ use crate::{
 pub const SEEDS_MOST: usize = 1000;
 /// Prices of a miss for the optimum: powers of four, from the time of a replica that one request takes.
 const PRICES: u32 = 9;
+/// How long a queue may grow before it does harm, as far as foresight looks at least.
+const QUEUE: Duration = Duration::from_secs(120);
 
 /// What is compared.
 #[derive(Clone, Debug)]
@@ -187,7 +190,7 @@ impl Study {
     fn costs(&self, seed: u64) -> Result<(Vec<Scored>, Costs), Error> {
         let mut scores = Vec::new();
         let mut misses: Vec<Vec<u32>> = Vec::new();
-        let mut enough: Option<(Score, std::time::Duration)> = None;
+        let mut enough: Option<(Score, Duration)> = None;
         let mut initial = 0;
         for replicas in 1..=self.settings.bounds.max {
             let contestant = Contestant { family: Family::Static, tuning: Tuning::Replicas(replicas) };

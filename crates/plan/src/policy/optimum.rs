@@ -3,7 +3,8 @@
 //!
 //! How many requests of a slot miss the SLO with n replicas is known from simulations in which there are n all the
 //! time. A replica costs its time from the wish on, so one that is ready from slot s on costs its cold start too, and
-//! a miss costs what is asked for: each price gives another point between cheap and good.
+//! a miss costs what is asked for: each price gives another point between cheap and good. The programme is exact; that
+//! a slot's misses do not depend on the slots before it is not, so what comes out is a good reference and no proof.
 
 use std::time::Duration;
 
