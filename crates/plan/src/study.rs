@@ -218,12 +218,12 @@ impl Study {
     }
 
     fn optimum(&self, costs: &Costs, contestant: Contestant) -> Optimum {
-        let Tuning::Price(power) = contestant.tuning else {
-            return Optimum::new(&[], costs, self.settings.begins);
+        let price = |power: u32| 4f64.powi(power as i32) / self.rate();
+        let ready = match contestant.tuning {
+            Tuning::Price(power) => plan(costs, price(power)),
+            Tuning::Foresight(power) => plan(&costs.ahead(self.settings.slo.target.max(QUEUE)), price(power)),
+            Tuning::Percentile(_) | Tuning::Target(_) | Tuning::Replicas(_) => Vec::new(),
         };
-        let request =
-            1.0 / self.settings.service.rate(self.settings.slots, f64::from(crate::service::TOKENS));
-        let ready = plan(costs, request * 4f64.powi(power as i32));
         Optimum::new(&ready, costs, self.settings.begins)
     }
 
