@@ -151,6 +151,39 @@ def load(url: str, *arguments: str, attempts: int = 3) -> dict:
     sys.exit("the generator lags on every attempt: this machine is too busy to measure on")
 
 
+class LoadInBackground:
+    """One run of loadtest that others, or faults, go on beside."""
+
+    def __init__(self, url: str, *arguments: str):
+        command = [built(LOADTEST), url, "--quiet", "--output", "json", *arguments]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> "LoadInBackground":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+    def report(self) -> dict:
+        """Waits for its end. A run that is void is reported with a notice."""
+        output, errors = self.process.communicate()
+        if not output:
+            sys.exit(f"loadtest failed: {errors}")
+        report = json.loads(output)
+        if report["void"]:
+            notice(f"void: {report['void']}")
+        return report
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory that the process and those it started hold now."""
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    own = next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS:")), 0)
+    return own + sum(resident_bytes(child) for child in children(pid))
+
+
 def children(pid: int) -> list[int]:
     """The processes that `pid` started."""
     tasks = pathlib.Path(f"/proc/{pid}/task").iterdir()

@@ -10,14 +10,18 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
+    chat::reply::{self, Connection, Delivery, Received, Reply},
     check,
-    connection::{Body, Pool, SendError},
+    connection::{Body, Lease, Pool, SendError},
     message::{Message, Protocol},
     outcome::{Outcome, reason},
 };
 
 /// Bytes of one answer that are read; the size at which gateways usually stop.
 const RESPONSE_MAX: usize = 64 << 20;
+
+/// Says how long an answer waited for a replica to start.
+const COLD_START: &str = "x-tidegate-cold-start";
 
 /// How requests are sent and judged in one run.
 #[derive(Clone, Debug)]
@@ -29,6 +33,8 @@ pub(crate) struct Rules {
     pub(crate) deadline: Option<Duration>,
     /// Whether answers are compared with what the message expects.
     pub(crate) answers: Answers,
+    /// How chat completions are answered.
+    pub(crate) delivery: Delivery,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,11 +53,13 @@ pub(crate) struct Finished {
     pub(crate) batch_rows: Option<u32>,
     /// Whether it waited for a replica to start.
     pub(crate) cold_start: bool,
+    /// The answer to a chat completion; only where it is good.
+    pub(crate) reply: Option<Box<Reply>>,
 }
 
 impl Finished {
     pub(crate) fn without_answer(outcome: Outcome) -> Self {
-        Self { outcome, bytes: 0, batch_rows: None, cold_start: false }
+        Self { outcome, bytes: 0, batch_rows: None, cold_start: false, reply: None }
     }
 }
 
@@ -89,6 +97,9 @@ async fn exchange(pool: &Pool, rules: &Rules, message: &Message, request: Reques
         Err(SendError::Connect(_)) => return Finished::without_answer(Outcome::ConnectFailed),
         Err(SendError::BrokenOff(_)) => return Finished::without_answer(Outcome::BrokenOff),
     };
+    if rules.protocol == Protocol::Chat && response.status().is_success() {
+        return completion(response, rules.delivery, lease).await;
+    }
     let answer = match Answer::read(response, rules.answers).await {
         Ok(answer) => answer,
         Err(outcome) => return Finished::without_answer(outcome),
@@ -98,7 +109,27 @@ async fn exchange(pool: &Pool, rules: &Rules, message: &Message, request: Reques
         outcome: answer.outcome(rules, message),
         bytes: answer.bytes,
         batch_rows: answer.number("x-tidegate-batch-rows"),
-        cold_start: answer.headers.contains_key("x-tidegate-cold-start"),
+        cold_start: answer.headers.contains_key(COLD_START),
+        reply: None,
+    }
+}
+
+async fn completion(response: Response<Incoming>, delivery: Delivery, lease: Lease<'_>) -> Finished {
+    let cold_start = response.headers().contains_key(COLD_START);
+    match reply::read(response, delivery).await {
+        Ok(Received { reply, bytes, connection }) => {
+            if connection == Connection::Reusable {
+                lease.give_back();
+            }
+            Finished {
+                outcome: Outcome::Ok,
+                bytes,
+                batch_rows: None,
+                cold_start,
+                reply: Some(Box::new(reply)),
+            }
+        }
+        Err(outcome) => Finished { cold_start, ..Finished::without_answer(outcome) },
     }
 }
 

@@ -29,7 +29,7 @@ fn decode(protocol: Protocol, headers: &HeaderMap, body: &Bytes) -> Option<Outco
             let message = proto::inference::ModelInferResponse::decode(unframed(body)?).ok()?;
             convert::grpc::decode_response(message).ok()
         }
-        Protocol::V2 | Protocol::V2Binary | Protocol::Raw => {
+        Protocol::V2 | Protocol::V2Binary | Protocol::Chat | Protocol::Raw => {
             let length = match headers.get("inference-header-content-length") {
                 Some(value) => Some(convert::v2::header_length(value.to_str().ok()?).ok()?),
                 None => None,

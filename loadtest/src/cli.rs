@@ -10,9 +10,9 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use pipeline::tensor::TensorSpec;
 
-use crate::{message::Protocol, source};
+use crate::{chat::length::Length, message::Protocol, source};
 
-/// Open-loop load for predict endpoints, with latency from the intended send time.
+/// Open-loop load for predict and chat endpoints, with latency from the intended send time.
 #[derive(Debug, Parser)]
 #[command(name = "loadtest", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Cli {
@@ -37,6 +37,8 @@ pub(crate) struct RunArgs {
     pub(crate) load: LoadArgs,
     #[command(flatten)]
     pub(crate) call: CallArgs,
+    #[command(flatten)]
+    pub(crate) chat: ChatArgs,
     #[command(flatten)]
     pub(crate) limits: LimitArgs,
     #[command(flatten)]
@@ -88,6 +90,9 @@ pub(crate) struct LoadArgs {
     /// For arrivals and random inputs; the same seed gives the same load
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
+    /// End after so many arrivals: with chat, sessions
+    #[arg(long, value_name = "N", conflicts_with_all = ["clients", "burst"])]
+    pub(crate) sessions: Option<usize>,
     /// Leave the beginning out of the results
     #[arg(long, value_parser = humantime::parse_duration, default_value = "0s")]
     pub(crate) warmup: Duration,
@@ -128,13 +133,61 @@ pub(crate) struct CallArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Chat completions")]
+pub(crate) struct ChatArgs {
+    /// Ask for answers as a stream of tokens
+    #[arg(long)]
+    pub(crate) stream: bool,
+    /// Tokens of each message of the user: N, N..M or, from the trace's ContextTokens, trace
+    #[arg(long, default_value = "200", value_name = "TOKENS")]
+    pub(crate) prompt_tokens: Length,
+    /// Tokens of each answer: N, N..M or, from the trace's GeneratedTokens, trace
+    #[arg(long, default_value = "100", value_name = "TOKENS")]
+    pub(crate) output_tokens: Length,
+    /// Requests of each session: every one carries all that was said before
+    #[arg(long, default_value_t = 1)]
+    pub(crate) turns: u32,
+    /// Time from an answer to the session's next turn, half to one and a half times as long
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "1s")]
+    pub(crate) think: Duration,
+    /// Tokens of the system prompt that the sessions of a group begin with
+    #[arg(long, default_value_t = 0, value_name = "TOKENS")]
+    pub(crate) shared_prefix: u32,
+    /// Different system prompts
+    #[arg(long, default_value_t = 1)]
+    pub(crate) prefix_groups: u32,
+    /// A header for the name of the session, e.g. x-session-id
+    #[arg(long, value_name = "HEADER")]
+    pub(crate) session_header: Option<HeaderName>,
+    /// The tenant, sent as the field `user`
+    #[arg(long)]
+    pub(crate) tenant: Option<String>,
+    /// The priority class, sent as it is: flex, default, priority
+    #[arg(long)]
+    pub(crate) service_tier: Option<String>,
+    /// Open so many streams before the run and stop reading them after their first text; they are not measured
+    #[arg(long, default_value_t = 0, value_name = "N", requires = "stream")]
+    pub(crate) stalled: usize,
+    /// Tokens of the answers that nobody reads
+    #[arg(long, default_value_t = 100_000, value_name = "TOKENS")]
+    pub(crate) stalled_tokens: u32,
+    /// Answers whose first text is later than this are no goodput
+    #[arg(long, value_parser = humantime::parse_duration)]
+    pub(crate) slo_ttft: Option<Duration>,
+    /// Answers that take longer per token after the first are no goodput
+    #[arg(long, value_parser = humantime::parse_duration)]
+    pub(crate) slo_tpot: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
 pub(crate) struct LimitArgs {
     /// Open connections to the addresses in this file, one a line and in turn, read anew for each connection; the
     /// URL then only names the host
     #[arg(long, value_name = "FILE")]
     pub(crate) addresses: Option<PathBuf>,
-    /// Connections in all [default: 256 with HTTP/1.1, 4 with HTTP/2, one per client or request of a burst]
+    /// Connections in all [default: 256 with HTTP/1.1 (10,000 for chat), 4 with HTTP/2, one per client or request of a
+    /// burst]
     #[arg(long)]
     pub(crate) connections: Option<usize>,
     /// Threads that send [default: half of the processors]
@@ -152,7 +205,7 @@ pub(crate) struct LimitArgs {
     /// Void the run when requests were started later than this at p99
     #[arg(long, value_parser = humantime::parse_duration, default_value = "10ms")]
     pub(crate) max_lag: Duration,
-    /// Requests under way at most; more void the run
+    /// Requests, or sessions, under way at most; more void the run
     #[arg(long, default_value_t = 50_000)]
     pub(crate) outstanding: usize,
 }

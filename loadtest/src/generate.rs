@@ -18,6 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     call::{Finished, Rules, call},
+    chat::session::Sessions,
     connection::Pool,
     message::Message,
     meter::{Measured, Meter},
@@ -50,11 +51,32 @@ impl Load {
     }
 }
 
+/// What is sent.
+#[derive(Debug)]
+pub(crate) enum Requests {
+    /// These in turn, one for each arrival.
+    Encoded(Vec<Message>),
+    /// A session for each arrival, whose turns follow their answers.
+    Sessions(Box<Sessions>),
+}
+
+impl Requests {
+    /// Bytes of a body: on average, or of the first of all sessions.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Encoded(messages) => {
+                messages.iter().map(Message::len).sum::<usize>() / messages.len().max(1)
+            }
+            Self::Sessions(sessions) => sessions.session(0).next_turn().map_or(0, |message| message.len()),
+        }
+    }
+}
+
 /// What every shard of a run is told.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) load: Load,
-    pub(crate) messages: Vec<Message>,
+    pub(crate) requests: Requests,
     pub(crate) rules: Rules,
     pub(crate) seed: u64,
     pub(crate) shards: usize,
@@ -121,7 +143,8 @@ impl Shard {
     }
 
     fn launch(self: &Arc<Self>, number: usize, intended: Instant, calls: &TaskTracker) {
-        if self.meter.in_flight() >= self.plan.outstanding_max {
+        // Sessions whose users think are under way too: each holds what was said so far.
+        if calls.len() >= self.plan.outstanding_max {
             let now = Instant::now();
             let moments = Moments { intended, started: now, ended: now };
             self.meter.note(Finished::without_answer(Outcome::Overrun), moments, self.measured(intended));
@@ -129,20 +152,59 @@ impl Shard {
         }
         self.meter.begin();
         let shard = Arc::clone(self);
-        calls.spawn(async move { shard.exchange(number, intended).await });
+        calls.spawn(async move { shard.arrival(number, intended).await });
     }
 
-    /// One request that was begun.
-    async fn exchange(&self, number: usize, intended: Instant) -> Transport {
-        let messages = &self.plan.messages;
-        let message = messages.get(number % messages.len()).expect("the remainder is below the length");
+    /// All that comes of one arrival; its first request was begun.
+    async fn arrival(&self, number: usize, intended: Instant) -> Transport {
+        match &self.plan.requests {
+            Requests::Encoded(messages) => {
+                let message =
+                    messages.get(number % messages.len()).expect("the remainder is below the length");
+                self.exchange(message, intended, |_| ()).await
+            }
+            Requests::Sessions(sessions) => self.converse(sessions, number, intended).await,
+        }
+    }
+
+    /// The turns of one session. It ends early with a turn that fails, as its user would have nothing to go on with,
+    /// and when the run is stopped.
+    async fn converse(&self, sessions: &Sessions, number: usize, mut intended: Instant) -> Transport {
+        let mut session = sessions.session(number);
+        let mut message = session.next_turn().expect("a session has at least one turn");
+        loop {
+            let mut answered = None;
+            let keep = |finished: &mut Finished| {
+                answered = finished.reply.as_mut().map(|r| std::mem::take(&mut r.text))
+            };
+            let transport = self.exchange(&message, intended, keep).await;
+            let Some(text) = answered else { return transport };
+            session.answered(&text);
+            let Some(next) = session.next_turn() else { return transport };
+            message = next;
+            intended = Instant::now() + session.think();
+            tokio::select! {
+                () = sleep_until(intended) => self.meter.begin(),
+                () = self.stop.cancelled() => return transport,
+            }
+        }
+    }
+
+    /// One request that was begun. `look` sees how it ended before that is recorded.
+    async fn exchange(
+        &self,
+        message: &Message,
+        intended: Instant,
+        look: impl FnOnce(&mut Finished),
+    ) -> Transport {
         let started = Instant::now();
-        let finished = call(&self.pool, &self.plan.rules, message, intended).await;
+        let mut finished = call(&self.pool, &self.plan.rules, message, intended).await;
         let transport = match finished.outcome {
             Outcome::ConnectFailed | Outcome::BrokenOff => Transport::Failed,
             _ => Transport::Worked,
         };
         let moments = Moments { intended, started, ended: Instant::now() };
+        look(&mut finished);
         self.meter.end(finished, moments, self.measured(intended));
         transport
     }
@@ -167,7 +229,7 @@ impl Shard {
         while Instant::now() < end && !self.stop.is_cancelled() {
             let number = numbers.fetch_add(self.plan.shards, Ordering::Relaxed);
             self.meter.begin();
-            if self.exchange(number, Instant::now()).await == Transport::Failed {
+            if self.arrival(number, Instant::now()).await == Transport::Failed {
                 sleep(BACK_OFF).await;
             }
         }

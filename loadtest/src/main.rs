@@ -1,9 +1,10 @@
-//! Open-loop load for predict endpoints, and a fast fake model server to compare proxies with.
+//! Open-loop load for predict and chat endpoints, and a fast fake model server to compare proxies with.
 //!
 //! Life of a run: [`cli`] arguments → [`arrivals`] say when, [`source`] encodes what → [`generate`] sends at those
-//! times, each [`call`] over a [`connection`] → [`meter`] keeps the [`record`] → [`report`]. [`mod@run`] wires them.
+//! times ([`chat`] makes its requests as it goes), each [`call`] over a [`connection`] → [`meter`] keeps the [`record`] → [`report`]. [`mod@run`] wires them.
 
 mod call;
+mod chat;
 mod check;
 mod cli;
 mod connection;
@@ -18,6 +19,7 @@ mod record;
 mod report;
 mod run;
 mod source;
+mod sse;
 mod target;
 mod upstream;
 

@@ -3,7 +3,7 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 use clap::ValueEnum;
 use convert::v2::Style;
-use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
 use http_body_util::Full;
 use pipeline::request::Inference;
 use serde::Serialize;
@@ -12,6 +12,9 @@ use crate::{
     connection::{Body, HttpVersion},
     target::Target,
 };
+
+/// The path of chat completions.
+const CHAT: &str = "/v1/chat/completions";
 
 /// The path of `ModelInfer`.
 const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
@@ -29,6 +32,8 @@ pub(crate) enum Protocol {
     V2Binary,
     /// Open Inference Protocol over gRPC
     V2Grpc,
+    /// OpenAI chat completions, whole or as a stream
+    Chat,
     /// Any HTTP request: the URL as it is, the body from a file
     Raw,
 }
@@ -76,13 +81,20 @@ impl Message {
                 let encoded = convert::v1::encode_request(inference)?;
                 (format!("/v1/models/{model}:predict"), describe(encoded, &mut headers))
             }
-            Protocol::V2 | Protocol::V2Binary | Protocol::Raw => {
+            Protocol::V2 | Protocol::V2Binary | Protocol::Chat | Protocol::Raw => {
                 let style = if call.protocol == Protocol::V2Binary { Style::Binary } else { Style::Json };
                 let encoded = convert::v2::encode_request(inference, style)?;
                 (format!("/v2/models/{model}/infer"), describe(encoded, &mut headers))
             }
         };
         Self::new(call, Method::POST, &path, headers, body, expected)
+    }
+
+    /// A chat completion that has no body yet.
+    pub(crate) fn chat(call: &Call<'_>) -> anyhow::Result<Self> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Self::new(call, Method::POST, CHAT, headers, Bytes::new(), Vec::new())
     }
 
     /// A request whose bytes are given.
@@ -129,6 +141,20 @@ impl Message {
         }
         headers.extend(call.headers.clone());
         Ok(Self { method, uri, headers, body, expected })
+    }
+
+    /// The same with another body.
+    pub(crate) fn with_body(&self, body: Bytes) -> Self {
+        Self { body, ..self.clone() }
+    }
+
+    pub(crate) fn set_header(&mut self, name: HeaderName, value: HeaderValue) {
+        self.headers.insert(name, value);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn body(&self) -> &Bytes {
+        &self.body
     }
 
     /// Bytes of the body.

@@ -1,17 +1,15 @@
 //! What one shard has done, readable from outside while it runs.
 
-use std::{
-    sync::{
-        Mutex, MutexGuard,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Mutex, MutexGuard,
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 use tokio::time::Instant;
 
 use crate::{
     call::Finished,
+    chat::record::Objective,
     record::{Durations, Moments, Record},
 };
 
@@ -48,8 +46,8 @@ impl Interval {
 }
 
 impl Meter {
-    pub(crate) fn new(slo: Option<Duration>) -> Self {
-        let state = State { record: Record::new(slo), interval: Interval::new(), last_end: None };
+    pub(crate) fn new(objective: Objective) -> Self {
+        let state = State { record: Record::new(objective), interval: Interval::new(), last_end: None };
         Self { state: Mutex::new(state), in_flight: AtomicUsize::new(0), sent: AtomicU64::new(0) }
     }
 
@@ -127,19 +125,21 @@ pub(crate) enum Measured {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::outcome::Outcome;
 
     #[test]
     fn the_warm_up_is_shown_but_not_recorded() {
-        let meter = Meter::new(None);
+        let meter = Meter::new(Objective::default());
         let now = Instant::now();
         let moments = Moments { intended: now, started: now, ended: now + Duration::from_millis(3) };
         for measured in [Measured::WarmUp, Measured::Yes] {
             meter.begin();
             meter.end(Finished::without_answer(Outcome::Ok), moments, measured);
         }
-        let (mut interval, mut record) = (Interval::new(), Record::new(None));
+        let (mut interval, mut record) = (Interval::new(), Record::new(Objective::default()));
         meter.drain_interval(&mut interval);
         meter.add_record(&mut record);
         assert_eq!((interval.ok, record.ok()), (2, 1));

@@ -34,13 +34,31 @@ pub(crate) enum Outcome {
     ConnectFailed,
     /// The connection ended before the answer did.
     BrokenOff,
-    /// An answer larger than the client reads, or a gRPC answer without a status.
+    /// An answer larger than the client reads, one that is not what was asked for, or a gRPC one without a status.
     BadResponse,
+    /// A stream with an error instead of its end.
+    StreamError {
+        code: Option<Box<str>>,
+    },
+    /// A stream that ended without saying that it is complete.
+    StreamUnfinished,
+    /// The connection ended before the stream on it did.
+    StreamBrokenOff,
 }
 
 impl Outcome {
     pub(crate) fn http(status: http::StatusCode, headers: &http::HeaderMap) -> Self {
         Self::Http { status: status.as_u16(), reason: reason(headers) }
+    }
+
+    /// From the `error` object of a stream, or of a whole answer with a good status.
+    pub(crate) fn stream_error(error: &serde_json::Value) -> Self {
+        let word = |key| match error.get(key)? {
+            serde_json::Value::String(text) => Some(text.chars().take(REASON_MAX).collect()),
+            serde_json::Value::Number(number) => Some(number.to_string().into()),
+            _ => None,
+        };
+        Self::StreamError { code: word("code").or_else(|| word("type")) }
     }
 
     pub(crate) fn is_ok(&self) -> bool {
@@ -67,6 +85,9 @@ impl fmt::Display for Outcome {
             Self::ConnectFailed => f.write_str("connect failed"),
             Self::BrokenOff => f.write_str("broken off"),
             Self::BadResponse => f.write_str("unreadable response"),
+            Self::StreamError { code } => write!(f, "stream error {}", code.as_deref().unwrap_or("")),
+            Self::StreamUnfinished => f.write_str("stream without its end"),
+            Self::StreamBrokenOff => f.write_str("stream broken off"),
         }
     }
 }

@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, time::Duration};
 use hdrhistogram::Histogram;
 use tokio::time::Instant;
 
-use crate::{call::Finished, outcome::Outcome};
+use crate::{
+    call::Finished,
+    chat::record::{ChatRecord, Objective},
+    outcome::Outcome,
+};
 
 /// Latencies above are recorded as this.
 const LATENCY_MAX: Duration = Duration::from_secs(3600);
@@ -80,12 +84,13 @@ pub(crate) struct Record {
     pub(crate) batches: u64,
     pub(crate) batch_rows: u64,
     pub(crate) cold_starts: u64,
-    slo: Option<Duration>,
+    pub(crate) chat: ChatRecord,
+    objective: Objective,
 }
 
 impl Record {
-    /// Good answers later than `slo` do not count as goodput.
-    pub(crate) fn new(slo: Option<Duration>) -> Self {
+    /// Good answers that do not meet `objective` do not count as goodput.
+    pub(crate) fn new(objective: Objective) -> Self {
         Self {
             latency: Durations::new(),
             service: Durations::new(),
@@ -97,7 +102,8 @@ impl Record {
             batches: 0,
             batch_rows: 0,
             cold_starts: 0,
-            slo,
+            chat: ChatRecord::new(),
+            objective,
         }
     }
 
@@ -113,7 +119,11 @@ impl Record {
         if finished.outcome.is_ok() {
             self.latency.record(latency);
             self.service.record(moments.ended - moments.started);
-            self.within_slo += u64::from(self.slo.is_none_or(|slo| latency <= slo));
+            let reply = finished.reply.as_deref();
+            self.within_slo += u64::from(self.objective.is_met(latency, reply, moments));
+            if let Some(reply) = reply {
+                self.chat.add(reply, moments);
+            }
         }
         self.tally(finished.outcome, |durations| durations.record(latency), 1);
     }
@@ -127,6 +137,7 @@ impl Record {
         self.batches += other.batches;
         self.batch_rows += other.batch_rows;
         self.cold_starts += other.cold_starts;
+        self.chat.merge(&other.chat);
         self.outcomes_other += other.outcomes_other;
         for (outcome, durations) in &other.outcomes {
             self.tally(outcome.clone(), |mine| mine.merge(durations), durations.count());
@@ -163,12 +174,13 @@ mod tests {
     }
 
     fn finished(outcome: Outcome) -> Finished {
-        Finished { outcome, bytes: 10, batch_rows: Some(4), cold_start: false }
+        Finished { bytes: 10, batch_rows: Some(4), ..Finished::without_answer(outcome) }
     }
 
     #[test]
     fn latency_counts_from_the_intended_time_and_service_from_the_start() {
-        let mut record = Record::new(Some(Duration::from_millis(100)));
+        let mut record =
+            Record::new(Objective { latency: Some(Duration::from_millis(100)), ..Objective::default() });
         record.add(finished(Outcome::Ok), moments(50, 20));
         record.add(finished(Outcome::Ok), moments(90, 20));
         assert_eq!(record.latency.max().as_millis(), 110);
@@ -180,9 +192,9 @@ mod tests {
     #[test]
     fn failures_are_counted_by_outcome_and_stay_out_of_the_latency() {
         let refused = Outcome::Http { status: 429, reason: Some("queue_full".into()) };
-        let mut one = Record::new(None);
+        let mut one = Record::new(Objective::default());
         one.add(finished(Outcome::Ok), moments(0, 5));
-        let mut other = Record::new(None);
+        let mut other = Record::new(Objective::default());
         other.add(finished(refused.clone()), moments(0, 1));
         other.add(finished(refused.clone()), moments(0, 1));
         one.merge(&other);
@@ -194,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_server_that_invents_reasons_does_not_grow_the_record() {
-        let mut record = Record::new(None);
+        let mut record = Record::new(Objective::default());
         for n in 0..1000 {
             let reason = Some(format!("r{n}").into());
             record.add(finished(Outcome::Http { status: 500, reason }), moments(0, 1));

@@ -1,5 +1,7 @@
 //! The result of a run: numbers for programs, and the same in words for people.
 
+pub(crate) mod chat;
+
 use std::{
     fmt::{self, Write as _},
     time::Duration,
@@ -7,6 +9,7 @@ use std::{
 
 use serde::Serialize;
 
+use self::chat::ChatReport;
 use crate::{
     message::Protocol,
     outcome::Outcome,
@@ -36,6 +39,8 @@ pub(crate) struct Report {
     pub(crate) service: Quantiles,
     /// How late requests were started.
     pub(crate) lag: Quantiles,
+    /// Of chat completions.
+    pub(crate) chat: Option<ChatReport>,
     pub(crate) outcomes: Vec<OutcomeRow>,
     pub(crate) outcomes_other: u64,
     pub(crate) wrong_answers: u64,
@@ -60,6 +65,19 @@ pub(crate) struct Setup {
     pub(crate) request_bytes: usize,
     pub(crate) checked: bool,
     pub(crate) slo_ms: Option<f64>,
+    pub(crate) slo_ttft_ms: Option<f64>,
+    pub(crate) slo_tpot_ms: Option<f64>,
+    /// Streams held open that nobody reads.
+    pub(crate) stalled: usize,
+}
+
+impl Setup {
+    /// What goodput has to meet, in words; `None` where nothing was asked for.
+    fn objective(&self) -> Option<String> {
+        let limits = [("", self.slo_ms), ("TTFT ", self.slo_ttft_ms), ("TPOT ", self.slo_tpot_ms)];
+        let words = limits.into_iter().filter_map(|(of, limit)| Some(format!("{of}{} ms", limit?)));
+        Some(words.collect::<Vec<_>>().join(", ")).filter(|words| !words.is_empty())
+    }
 }
 
 /// What a run left behind.
@@ -138,7 +156,6 @@ impl Report {
         };
         Self {
             void: void(&record, lag_max),
-            setup,
             measured_seconds: measured.as_secs_f64(),
             requests,
             offered_per_second: per_second(requests, offered),
@@ -149,6 +166,7 @@ impl Report {
             latency: (&record.latency).into(),
             service: (&record.service).into(),
             lag: (&record.lag).into(),
+            chat: (setup.protocol == Protocol::Chat).then(|| ChatReport::new(&record.chat, measured)),
             outcomes: record.outcomes.iter().map(row).collect(),
             outcomes_other: record.outcomes_other,
             wrong_answers: record.outcomes.get(&Outcome::WrongAnswer).map_or(0, Durations::count),
@@ -158,6 +176,7 @@ impl Report {
             connections_opened,
             processes: usage.into_iter().map(process).collect(),
             seconds,
+            setup,
         }
     }
 
@@ -208,13 +227,16 @@ impl fmt::Display for Report {
             self.requests, self.measured_seconds, self.offered_per_second
         )?;
         writeln!(f, "answered   {} ({:.1}/s)", self.ok, self.ok_per_second)?;
-        if let Some(slo) = self.setup.slo_ms {
+        if let Some(objective) = self.setup.objective() {
             let share = 100.0 * self.within_slo as f64 / self.requests.max(1) as f64;
             writeln!(
                 f,
-                "goodput    {:.1}/s within {slo} ms, {share:.2} % of all requests",
+                "goodput    {:.1}/s within {objective}, {share:.2} % of all requests",
                 self.goodput_per_second
             )?;
+        }
+        if let Some(chat) = &self.chat {
+            writeln!(f, "tokens     {chat}")?;
         }
         if self.setup.checked {
             writeln!(f, "checked    {} wrong of {}", self.wrong_answers, self.ok + self.wrong_answers)?;
@@ -237,7 +259,9 @@ impl Report {
             "{:<10} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
             "ms", "mean", "p50", "p90", "p99", "p99.9", "max"
         )?;
-        for (name, q) in [("latency", &self.latency), ("service", &self.service), ("lag", &self.lag)] {
+        let all = [("latency", &self.latency), ("service", &self.service), ("lag", &self.lag)];
+        let chat = self.chat.iter().flat_map(ChatReport::quantiles);
+        for (name, q) in chat.chain(all) {
             let Quantiles { mean, p50, p90, p99, p99_9, max, .. } = q;
             writeln!(f, "{name:<10} {mean:>9.3} {p50:>9.3} {p90:>9.3} {p99:>9.3} {p99_9:>9.3} {max:>9.3}")?;
         }
@@ -284,7 +308,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::{call::Finished, record::Moments};
+    use crate::{call::Finished, chat::record::Objective, record::Moments};
 
     fn setup() -> Setup {
         Setup {
@@ -297,12 +321,16 @@ mod tests {
             request_bytes: 100,
             checked: true,
             slo_ms: Some(100.0),
+            slo_ttft_ms: None,
+            slo_tpot_ms: None,
+            stalled: 0,
         }
     }
 
     /// `outcomes` of requests that were started `lag` late and took 10 ms.
     fn report(outcomes: &[Outcome], lag: Duration, lag_max: Duration) -> Report {
-        let mut record = Record::new(Some(Duration::from_millis(100)));
+        let latency = Some(Duration::from_millis(100));
+        let mut record = Record::new(Objective { latency, ..Objective::default() });
         for outcome in outcomes {
             let intended = Instant::now();
             let started = intended + lag;

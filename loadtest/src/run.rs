@@ -1,5 +1,7 @@
 //! One run from the arguments to the report.
 
+mod chat;
+
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
@@ -18,9 +20,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     call::{Answers, Rules, ask},
-    cli::{CallArgs, LimitArgs, LoadArgs, RunArgs},
+    chat::length::Tokens,
+    cli::{CallArgs, LoadArgs, RunArgs},
     connection::{HttpVersion, Pool},
-    generate::{Load, Plan, Shard},
+    generate::{Load, Plan, Requests, Shard},
     message::{Call, Message, Protocol},
     meter::Meter,
     process::Clocks,
@@ -39,18 +42,37 @@ const METADATA_TIMEOUT: Duration = Duration::from_secs(120);
 
 const DURATION: Duration = Duration::from_secs(10);
 
+/// So much longer than on average may arrivals take whose number is limited and whose time is not.
+const COUNTED: f64 = 2.0;
+
+/// Connections for chat completions over HTTP/1.1, each of which holds one for many seconds.
+const CHAT_CONNECTIONS: usize = 10_000;
+
 /// Runs the load and gives its report. `stop` ends it early, with a report of what was measured until then.
 pub(crate) async fn run(url: &Uri, args: &RunArgs, stop: CancellationToken) -> anyhow::Result<Report> {
     let target = Target::resolve(url).await?;
-    let load = load(&args.load)?;
+    let (load, traced) = load(&args.load)?;
     ensure!(
         args.load.warmup < load.length() || args.load.warmup.is_zero(),
         "the warm-up is as long as the run"
     );
     let http =
         if args.call.http2 || args.call.protocol.is_grpc() { HttpVersion::Http2 } else { HttpVersion::Http1 };
-    let messages = messages(args, http, &target).await?;
-    let (shards, connections) = sizes(&args.limits, &load, http)?;
+    let headers = args.call.headers();
+    let call = Call {
+        protocol: args.call.protocol,
+        http,
+        target: &target,
+        model: args.call.model.as_deref().unwrap_or_default(),
+        headers: &headers,
+    };
+    let requests = match call.protocol {
+        Protocol::Chat => Requests::Sessions(Box::new(chat::sessions(args, &call, traced)?)),
+        _ => Requests::Encoded(messages(args, &call).await?),
+    };
+    let (shards, connections) = sizes(args, &load, http)?;
+    let objective = chat::objective(args);
+    let millis = |limit: Option<Duration>| limit.map(|limit| limit.as_secs_f64() * 1e3);
     let setup = Setup {
         url: url.to_string(),
         protocol: args.call.protocol,
@@ -58,23 +80,28 @@ pub(crate) async fn run(url: &Uri, args: &RunArgs, stop: CancellationToken) -> a
         seed: args.load.seed,
         threads: shards,
         connections,
-        request_bytes: messages.iter().map(Message::len).sum::<usize>() / messages.len(),
+        request_bytes: requests.bytes(),
         checked: args.call.check.is_some(),
-        slo_ms: slo(&args.limits).map(|slo| slo.as_secs_f64() * 1e3),
+        slo_ms: millis(objective.latency),
+        slo_ttft_ms: millis(objective.first_token),
+        slo_tpot_ms: millis(objective.per_token),
+        stalled: args.chat.stalled,
     };
     // A burst is sent as fast as can be, and a closed loop has no schedule: neither can lag.
     let scheduled = matches!(load, Load::Open(Schedule::Profile(_) | Schedule::Listed(_)));
     let lag_max = scheduled.then_some(args.limits.max_lag);
     let plan = Arc::new(Plan {
         load,
-        messages,
+        requests,
         rules: rules(args),
         seed: args.load.seed,
         shards,
         outstanding_max: args.limits.outstanding.div_ceil(shards),
         warm_up: args.load.warmup,
     });
+    let stalled = chat::stalled(args, &call, &target).await?;
     let results = drive(args, &plan, http, &target, connections, stop).await?;
+    drop(stalled);
     Ok(Report::new(setup, results, lag_max))
 }
 
@@ -84,23 +111,35 @@ fn rules(args: &RunArgs) -> Rules {
         timeout: args.limits.timeout,
         deadline: args.limits.deadline,
         answers: if args.call.check.is_some() { Answers::Checked } else { Answers::Ignored },
+        delivery: chat::delivery(&args.chat),
     }
 }
 
-fn slo(limits: &LimitArgs) -> Option<Duration> {
-    limits.slo.or(limits.deadline)
-}
-
-fn load(args: &LoadArgs) -> anyhow::Result<Load> {
-    let duration = args.duration.unwrap_or(DURATION);
+/// When requests are sent, and how many tokens each has where a trace says so.
+fn load(args: &LoadArgs) -> anyhow::Result<(Load, Option<Arc<[Tokens]>>)> {
     if let Some(clients) = args.clients {
         ensure!(clients > 0, "no clients");
-        return Ok(Load::Closed { clients, duration });
+        return Ok((Load::Closed { clients, duration: args.duration.unwrap_or(DURATION) }, None));
     }
     if let Some(requests) = args.burst {
         ensure!(requests > 0, "an empty burst");
-        return Ok(Load::Open(Schedule::Burst(requests)));
+        return Ok((Load::Open(Schedule::Burst(requests)), None));
     }
+    let (schedule, tokens) = schedule(args)?;
+    let Some(sessions) = args.sessions else { return Ok((Load::Open(schedule), tokens)) };
+    let first = schedule.first(sessions, args.seed);
+    ensure!(
+        first.arrivals(args.seed).next().is_some(),
+        "no session: it takes a rate, a duration and --sessions above 0"
+    );
+    Ok((Load::Open(first), tokens))
+}
+
+fn schedule(args: &LoadArgs) -> anyhow::Result<(Schedule, Option<Arc<[Tokens]>>)> {
+    // Arrivals that are counted take as long as they take, unless there is a limit as well.
+    let counted =
+        || Some(Duration::try_from_secs_f64(COUNTED * args.sessions? as f64 / args.rate).ok()? + DURATION);
+    let duration = args.duration.or_else(counted).unwrap_or(DURATION);
     if let Some(path) = &args.trace {
         let replay = Replay {
             speed: args.trace_speed,
@@ -114,7 +153,8 @@ fn load(args: &LoadArgs) -> anyhow::Result<Load> {
         let text =
             std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         let schedule = trace::parse(&text, replay).with_context(|| format!("{}", path.display()))?;
-        return Ok(Load::Open(schedule));
+        let tokens = chat::tokens(&schedule);
+        return Ok((schedule, tokens));
     }
     let (rate, spacing) = (args.rate, args.spacing);
     let profile = match (&args.bursts, &args.steps, &args.ramp, args.day) {
@@ -124,7 +164,7 @@ fn load(args: &LoadArgs) -> anyhow::Result<Load> {
         (.., true) => Profile::day(rate, duration, spacing)?,
         _ => Profile::constant(rate, duration, spacing)?,
     };
-    Ok(Load::Open(Schedule::Profile(Arc::new(profile))))
+    Ok((Schedule::Profile(Arc::new(profile)), None))
 }
 
 fn describe(args: &LoadArgs, load: &Load) -> String {
@@ -134,6 +174,9 @@ fn describe(args: &LoadArgs, load: &Load) -> String {
     match load {
         Load::Closed { clients, .. } => format!("closed loop, {clients} clients, {length}"),
         Load::Open(Schedule::Burst(requests)) => format!("{requests} at once"),
+        Load::Open(Schedule::Listed(calls)) if args.trace.is_none() => {
+            format!("{} arrivals at {}/s {:?}", calls.len(), args.rate, args.spacing)
+        }
         Load::Open(Schedule::Listed(calls)) => format!("trace of {} calls in {length}", calls.len()),
         Load::Open(Schedule::Profile(_)) => match (&args.bursts, &args.steps, &args.ramp, &args.trace) {
             (Some(bursts), ..) => format!("{}/s {bursts:?}, {length}", args.rate),
@@ -147,12 +190,14 @@ fn describe(args: &LoadArgs, load: &Load) -> String {
 }
 
 /// Threads, and connections in all.
-fn sizes(limits: &LimitArgs, load: &Load, http: HttpVersion) -> anyhow::Result<(usize, usize)> {
+fn sizes(args: &RunArgs, load: &Load, http: HttpVersion) -> anyhow::Result<(usize, usize)> {
+    let (limits, chat) = (&args.limits, args.call.protocol == Protocol::Chat);
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = limits.threads.unwrap_or((processors / 2).max(1));
     let connections = limits.connections.unwrap_or(match (load, http) {
         (Load::Closed { clients, .. }, HttpVersion::Http1) => *clients,
         (Load::Open(Schedule::Burst(requests)), HttpVersion::Http1) => *requests,
+        (Load::Open(_), HttpVersion::Http1) if chat => CHAT_CONNECTIONS,
         (Load::Open(_), HttpVersion::Http1) => 256,
         (Load::Open(Schedule::Burst(requests)), HttpVersion::Http2) => requests.div_ceil(256).max(4),
         (Load::Closed { .. } | Load::Open(_), HttpVersion::Http2) => 4,
@@ -161,16 +206,8 @@ fn sizes(limits: &LimitArgs, load: &Load, http: HttpVersion) -> anyhow::Result<(
     Ok((threads.min(connections), connections))
 }
 
-async fn messages(args: &RunArgs, http: HttpVersion, target: &Target) -> anyhow::Result<Vec<Message>> {
+async fn messages(args: &RunArgs, call: &Call<'_>) -> anyhow::Result<Vec<Message>> {
     let CallArgs { protocol, model, input, rows, data, check, body_file, method, .. } = &args.call;
-    let headers = args.call.headers();
-    let call = Call {
-        protocol: *protocol,
-        http,
-        target,
-        model: model.as_deref().unwrap_or_default(),
-        headers: &headers,
-    };
     if *protocol == Protocol::Raw {
         let body = match body_file {
             Some(path) => {
@@ -179,7 +216,7 @@ async fn messages(args: &RunArgs, http: HttpVersion, target: &Target) -> anyhow:
             None => Bytes::new(),
         };
         let usual = if body_file.is_some() { Method::POST } else { Method::GET };
-        return Ok(vec![Message::raw(&call, method.clone().unwrap_or(usual), body)?]);
+        return Ok(vec![Message::raw(call, method.clone().unwrap_or(usual), body)?]);
     }
     ensure!(model.is_some(), "--model NAME is missing (or use --protocol raw)");
     let recipe = source::Recipe {
@@ -189,14 +226,14 @@ async fn messages(args: &RunArgs, http: HttpVersion, target: &Target) -> anyhow:
         seed: args.load.seed,
     };
     if !input.is_empty() {
-        return source::messages(&call, input, recipe);
+        return source::messages(call, input, recipe);
     }
-    let pool = Pool::new(http, Places::new(target, args.limits.addresses.as_deref()), 1);
+    let pool = Pool::new(call.http, Places::new(call.target, args.limits.addresses.as_deref()), 1);
     let body =
-        ask(&pool, *protocol, &Message::metadata(&call)?, METADATA_TIMEOUT).await.with_context(|| {
+        ask(&pool, *protocol, &Message::metadata(call)?, METADATA_TIMEOUT).await.with_context(|| {
             format!("cannot read the metadata of {:?} (give --input to do without)", call.model)
         })?;
-    source::messages(&call, &source::metadata(*protocol, &body)?.inputs, recipe)
+    source::messages(call, &source::metadata(*protocol, &body)?.inputs, recipe)
 }
 
 async fn drive(
@@ -208,7 +245,7 @@ async fn drive(
     stop: CancellationToken,
 ) -> anyhow::Result<Results> {
     let start = Instant::now() + LEAD;
-    let slo = slo(&args.limits);
+    let objective = chat::objective(args);
     let shards: Vec<_> = (0..plan.shards)
         .map(|index| {
             // The first shards take what does not divide evenly.
@@ -219,7 +256,7 @@ async fn drive(
                 index,
                 plan: Arc::clone(plan),
                 pool,
-                meter: Meter::new(slo),
+                meter: Meter::new(objective),
                 start,
                 stop: stop.clone(),
             })
@@ -238,7 +275,7 @@ async fn drive(
         () = progress.watch(start) => bail!("the progress display never ends by itself"),
     };
     let seconds = progress.finish();
-    let mut record = Record::new(slo);
+    let mut record = Record::new(objective);
     for shard in &shards {
         shard.meter.add_record(&mut record);
     }

@@ -1,7 +1,9 @@
-//! A model server without a model: fixed answers as fast as possible, over HTTP/1.1 and h2c, JSON and gRPC.
+//! A model server without a model: fixed answers as fast as possible, over HTTP/1.1 and h2c, JSON, gRPC and chat.
 //!
 //! It stands behind the proxies that are compared, so that the time of a call is the proxy's. With a latency per
 //! call and per row and a limit of concurrent calls it is a server of known capacity.
+
+mod chat;
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
@@ -100,6 +102,10 @@ impl Behaviour {
         }
         if head.method == Method::GET {
             return json(StatusCode::OK, metadata_json(path));
+        }
+        if path == chat::PATH {
+            self.work(1).await;
+            return completion(&body);
         }
         let rows = if path.ends_with(":predict") { 1 } else { rows_in_json(&body) };
         if rows > ROWS_MAX {
@@ -262,6 +268,15 @@ fn plain(status: StatusCode, body: Bytes) -> Answer {
 fn json(status: StatusCode, body: Bytes) -> Answer {
     let mut response = plain(status, body);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn completion(request: &[u8]) -> Answer {
+    let Some((content_type, body)) = chat::answer(request) else {
+        return json(StatusCode::BAD_REQUEST, Bytes::from_static(br#"{"error":{"message":"no request"}}"#));
+    };
+    let mut response = plain(StatusCode::OK, body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 

@@ -57,6 +57,8 @@ pub enum LineError {
     /// There is no time in this field.
     NoTime(String),
     NoNumber(String),
+    /// There is no number of tokens in this field.
+    NoTokens(String),
     /// A bin has at least four fields.
     Fields(usize),
     Family(String),
@@ -69,6 +71,7 @@ impl fmt::Display for LineError {
             Self::Json(error) => write!(f, "{error}"),
             Self::NoTime(field) => write!(f, "no time in {field:?}"),
             Self::NoNumber(field) => write!(f, "{field:?} is not a number"),
+            Self::NoTokens(field) => write!(f, "no number of tokens in {field:?}"),
             Self::Fields(count) => write!(f, "a bin has at least four fields, not {count}"),
             Self::Family(family) => write!(f, "unknown family {family:?}"),
             Self::NoShape => f.write_str("no shape"),

@@ -30,8 +30,18 @@ pub struct Arrival {
 pub struct Listed {
     /// Seconds since the start.
     pub at: f64,
+    /// Tokens of the prompt; 0 where the trace does not tell.
+    pub prompt: u32,
     /// Tokens of the answer; 0 where the trace does not tell.
-    pub tokens: u32,
+    pub output: u32,
+}
+
+impl Listed {
+    /// A request of which only the time is known.
+    #[must_use]
+    pub fn untold(at: f64) -> Self {
+        Self { at, prompt: 0, output: 0 }
+    }
 }
 
 /// When the requests of one run arrive.
@@ -54,6 +64,19 @@ impl Schedule {
             Self::Burst(_) => 0.0,
         };
         Duration::from_secs_f64(seconds)
+    }
+
+    /// The same, ended after so many arrivals.
+    #[must_use]
+    pub fn first(&self, arrivals: usize, seed: u64) -> Self {
+        match self {
+            Self::Profile(_) => {
+                let drawn = self.arrivals(seed).take(arrivals);
+                Self::Listed(drawn.map(|arrival| Listed::untold(arrival.at.as_secs_f64())).collect())
+            }
+            Self::Listed(listed) => Self::Listed(listed.iter().take(arrivals).copied().collect()),
+            Self::Burst(requests) => Self::Burst(arrivals.min(*requests)),
+        }
     }
 
     /// The requests by their time, ascending; the same for the same seed.
@@ -84,9 +107,9 @@ impl Iterator for Arrivals {
                 walk.next().map(|at| Arrival { at: Duration::from_secs_f64(at), tokens: None })
             }
             Self::Listed { listed, next } => {
-                let Listed { at, tokens } = listed.get(*next)?;
+                let Listed { at, output, .. } = listed.get(*next)?;
                 *next += 1;
-                let tokens = (*tokens > 0).then_some(*tokens);
+                let tokens = (*output > 0).then_some(*output);
                 Some(Arrival { at: Duration::from_secs_f64(*at), tokens })
             }
             Self::Burst { left } => {
@@ -199,6 +222,15 @@ mod tests {
             || Profile::constant(50.0, Duration::from_secs(5), Spacing::Gamma { shape: 0.5 }).unwrap();
         assert_eq!(times(profile(), 4), times(profile(), 4));
         assert_ne!(times(profile(), 4), times(profile(), 5));
+    }
+
+    #[test]
+    fn the_first_arrivals_of_a_schedule_are_those_it_starts_with() {
+        let profile = Profile::constant(50.0, Duration::from_secs(50), Spacing::Poisson).unwrap();
+        let all = Schedule::Profile(Arc::new(profile));
+        let first = all.first(20, 4);
+        assert_eq!(first.arrivals(9).collect::<Vec<_>>(), all.arrivals(4).take(20).collect::<Vec<_>>());
+        assert_eq!(first.length(), all.arrivals(4).nth(19).unwrap().at);
     }
 
     #[test]

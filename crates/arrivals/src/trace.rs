@@ -17,9 +17,10 @@ use crate::{
 
 /// Arrivals one trace may hold: 16 bytes each.
 const ARRIVALS_MAX: usize = 50_000_000;
-/// Names of the column with the time, and of the one with the tokens of the answer.
+/// Names of the column with the time, and of those with the tokens of the prompt and of the answer.
 const TIMES: &[&str] = &["timestamp", "time", "t", "seconds"];
-const TOKENS: &[&str] = &["generatedtokens", "generated_tokens", "output_tokens", "tokens"];
+const PROMPTS: &[&str] = &["contexttokens", "context_tokens", "prompt_tokens", "input_tokens"];
+const OUTPUTS: &[&str] = &["generatedtokens", "generated_tokens", "output_tokens", "tokens"];
 
 /// How a trace is changed before it is replayed.
 #[derive(Clone, Copy, Debug)]
@@ -140,7 +141,7 @@ fn json_lines(text: &str) -> Result<Vec<Listed>, TraceError> {
     let request = |(number, line): (usize, &str)| {
         let line: Line =
             serde_json::from_str(line).map_err(|error| at_line(number)(LineError::Json(error)))?;
-        Ok(Listed { at: line.t, tokens: line.tokens })
+        Ok(Listed { output: line.tokens, ..Listed::untold(line.t) })
     };
     lines(text).map(request).collect()
 }
@@ -149,12 +150,12 @@ fn json_lines(text: &str) -> Result<Vec<Listed>, TraceError> {
 fn plain(text: &str) -> Result<Vec<Listed>, TraceError> {
     let request = |(number, line): (usize, &str)| {
         let at = timestamp(line).ok_or_else(|| at_line(number)(LineError::NoTime(line.to_owned())))?;
-        Ok(Listed { at, tokens: 0 })
+        Ok(Listed::untold(at))
     };
     lines(text).map(request).collect()
 }
 
-/// The columns of time and, if there is one, of tokens, which the header names.
+/// The columns of time and, where there are some, of tokens, which the header names.
 fn csv(text: &str) -> Result<Vec<Listed>, TraceError> {
     let mut lines = lines(text);
     let (_, header) = lines.next().ok_or(TraceError::Empty)?;
@@ -163,19 +164,28 @@ fn csv(text: &str) -> Result<Vec<Listed>, TraceError> {
         header.split(',').position(is)
     };
     let none = || TraceError::NoTimeColumn { known: TIMES, header: header.to_owned() };
-    let (time, tokens) = (column(TIMES).ok_or_else(none)?, column(TOKENS));
+    let (time, prompt, output) = (column(TIMES).ok_or_else(none)?, column(PROMPTS), column(OUTPUTS));
     let request = |(number, line): (usize, &str)| {
         let field = |column: usize| line.split(',').nth(column).unwrap_or_default();
         let at = timestamp(field(time))
             .ok_or_else(|| at_line(number)(LineError::NoTime(field(time).to_owned())))?;
-        let tokens = tokens.map_or(0, |column| bare(field(column)).parse().unwrap_or(0));
-        Ok(Listed { at, tokens })
+        let number = |column: Option<usize>| {
+            column.map_or(Ok(0), |column| tokens(field(column)).map_err(at_line(number)))
+        };
+        Ok(Listed { at, prompt: number(prompt)?, output: number(output)? })
     };
     lines.map(request).collect()
 }
 
 fn bare(field: &str) -> &str {
     field.trim().trim_matches('"')
+}
+
+/// A number of tokens, which some tools write as a fraction.
+fn tokens(field: &str) -> Result<u32, LineError> {
+    let number = bare(field).parse::<f64>().ok();
+    let number = number.filter(|number| (0.0..=f64::from(u32::MAX)).contains(number));
+    number.map(|number| number as u32).ok_or_else(|| LineError::NoTokens(field.to_owned()))
 }
 
 /// Seconds: a bare number, or a date and time with or without an offset.
@@ -358,6 +368,21 @@ mod tests {
     }
 
     #[test]
+    fn tokens_stay_with_their_calls_however_those_are_changed() {
+        let tokens = |text: &str, replay| match parse(text, replay).unwrap() {
+            Schedule::Listed(listed) => listed.iter().map(|call| (call.prompt, call.output)).collect(),
+            other => panic!("not a list: {other:?}"),
+        };
+        let told: Vec<_> = tokens(AZURE, AS_IT_IS);
+        assert_eq!(told, [(374, 44), (396, 109), (879, 55)]);
+        let later = Replay { from: 0.5, scale: 2.0, ..AS_IT_IS };
+        assert_eq!(tokens(AZURE, later), [(396, 109), (396, 109), (879, 55), (879, 55)]);
+        let unsorted = "generatedtokens,t,contexttokens\n7,5,70\n3.0,1,30\n";
+        assert_eq!(tokens(unsorted, AS_IT_IS), [(30, 3), (70, 7)]);
+        assert_eq!(tokens("t,ContextTokens\n1,2\n", AS_IT_IS), [(2, 0)]);
+    }
+
+    #[test]
     fn jitter_moves_each_copy_by_itself_and_keeps_the_order() {
         let jittered = Replay { scale: 2.0, jitter: 0.4, ..AS_IT_IS };
         let moved = times(AZURE, jittered);
@@ -393,6 +418,7 @@ mod tests {
             ("a,b\n1,2\n", "no column"),
             ("t\n1\nlate\n", "line 3"),
             ("{\"t\": 1}\n{\"x\": 2}\n", "line 2"),
+            ("t,ContextTokens,GeneratedTokens\n1,2,3\n2,many,3\n", "line 3"),
             ("0,1,1,Gamma,1,1\n600,1,1,Cauchy,1,1\n", "line 2"),
             ("0,1,1,Gamma,1,1\n0,1,1,Gamma,1,1\n", "ascend"),
         ] {

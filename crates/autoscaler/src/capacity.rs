@@ -1,5 +1,6 @@
 //! From latency model and SLO to what one replica can take, and from an arrival rate to a number of replicas.
 
+mod chat;
 mod erlang;
 
 use std::time::Duration;
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use self::erlang::Pool;
 use crate::{
-    policy::{Assumed, Slo},
+    policy::{Assumed, Objective},
     snapshot::LatencyModel,
 };
 
@@ -32,6 +33,8 @@ pub enum Unit {
     Requests,
     /// Elements of the batch dimension, where calls are merged.
     Rows,
+    /// Answers that come token by token.
+    Streams,
 }
 
 /// What one replica can take.
@@ -75,7 +78,7 @@ impl Capacity {
     }
 
     /// By `model`. `work` is the mean predicted service time of a request, where that is known.
-    pub(crate) fn learned(model: &LatencyModel, slo: &Slo, work: Option<Duration>) -> Self {
+    pub(crate) fn learned(model: &LatencyModel, slo: &Objective, work: Option<Duration>) -> Self {
         let batch = best_batch(model, slo);
         let merges = model.max_batch_rows > 1;
         let modelled = time(model, batch);
@@ -113,7 +116,7 @@ impl Learned {
 }
 
 /// The most rows per call at which service and hold keep within their share of the SLO.
-fn best_batch(model: &LatencyModel, slo: &Slo) -> f64 {
+fn best_batch(model: &LatencyModel, slo: &Objective) -> f64 {
     let most = f64::from(model.max_batch_rows.max(1));
     let fixed = model.fixed.as_secs_f64();
     let per_row = model.per_row.as_secs_f64();
@@ -146,8 +149,8 @@ mod tests {
         }
     }
 
-    fn slo(ms: u64) -> Slo {
-        Slo { target: Duration::from_millis(ms), percentile: 0.99 }
+    fn slo(ms: u64) -> Objective {
+        Objective { target: Duration::from_millis(ms), percentile: 0.99 }
     }
 
     fn learned(capacity: Capacity) -> Learned {

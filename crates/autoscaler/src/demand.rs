@@ -3,6 +3,7 @@
 
 pub(crate) mod backlog;
 pub(crate) mod envelope;
+pub(crate) mod occupancy;
 pub(crate) mod schedule;
 pub(crate) mod waiting;
 pub(crate) mod warm;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     backlog::{Backlog, PerReplica},
     envelope::{Envelope, Measure},
+    occupancy::Occupancy,
     waiting::Waiting,
     warm::Warm,
 };
@@ -32,6 +34,8 @@ pub enum Why {
     Envelope(Envelope),
     /// What waits now and is going to wait until a new replica could help.
     Backlog(Backlog),
+    /// The streams that run and wait, where answers are streams.
+    Occupancy(Occupancy),
     /// Somebody is there.
     Waiting(Waiting),
     /// It is too early to go to zero.
@@ -42,13 +46,14 @@ pub enum Why {
 
 impl Why {
     /// Every name a term can have.
-    pub const NAMES: [&'static str; 5] = ["envelope", "backlog", "waiting", "warm", "schedule"];
+    pub const NAMES: [&'static str; 6] = ["envelope", "backlog", "occupancy", "waiting", "warm", "schedule"];
 
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
             Self::Envelope(_) => "envelope",
             Self::Backlog(_) => "backlog",
+            Self::Occupancy(_) => "occupancy",
             Self::Waiting(_) => "waiting",
             Self::Warm(_) => "warm",
             Self::Schedule(_) => "schedule",
@@ -58,10 +63,11 @@ impl Why {
 
 /// Every term of the moment. At zero the past calls for nothing: only what waits does.
 pub(crate) fn terms(view: &View<'_>, zero: crate::decide::Zero) -> Vec<Term> {
-    let mut terms = Vec::with_capacity(5);
+    let mut terms = Vec::with_capacity(6);
     if view.wanted > 0 {
         terms.push(envelope::term(view));
     }
+    terms.extend(occupancy::term(view));
     terms.push(waiting::term(view));
     terms.push(backlog::term(view));
     terms.extend(warm::term(view, zero));

@@ -9,9 +9,9 @@ use self::words::{count, quantity, span};
 use crate::{
     capacity::{Basis, Unit},
     decide::{Decision, Limit, LimitKind, Reason, Zero},
-    demand::{Backlog, Envelope, Measure, PerReplica, Term, Waiting, Why, binding},
+    demand::{Backlog, Envelope, Measure, Occupancy, PerReplica, Term, Waiting, Why, binding},
     log::{Entry, Outcome},
-    policy::Slo,
+    policy::{Objective, Slo},
     snapshot::Platform,
 };
 
@@ -154,6 +154,7 @@ fn load(decision: &Decision) -> String {
     };
     let (rate, in_flight, queued) = (quantity(load.rate), quantity(load.in_flight), quantity(load.queued));
     let oldest = load.oldest.map(|age| format!(", the oldest for {}", span(age))).unwrap_or_default();
+    let unit = if decision.inputs.capacity.unit == Unit::Streams { "requests" } else { unit };
     format!("{rate} {unit}/s, {in_flight} in flight, {queued} waiting{oldest} ({heard})")
 }
 
@@ -161,6 +162,14 @@ fn capacity(decision: &Decision) -> String {
     let capacity = &decision.inputs.capacity;
     let (slots, unit) = (quantity(capacity.slots), unit(decision));
     match &capacity.basis {
+        Basis::Learned(learned) if capacity.unit == Unit::Streams => format!(
+            "{}, each {} long (learned from {} streams); SLO {}{}",
+            one_replica(learned.rate, decision),
+            span(learned.service),
+            quantity(learned.samples as f64),
+            slo_in_words(&decision.inputs.slo),
+            if learned.patience.is_zero() { "; a single stream is slower than the SLO" } else { "" },
+        ),
         Basis::Assumed => {
             format!("1 replica ≈ {slots} {unit} at a time (assumed until 200 calls were measured)")
         }
@@ -225,6 +234,7 @@ fn because(decision: &Decision) -> String {
         Some(Term { replicas, why }) => match why {
             Why::Envelope(envelope) => envelope_in_words(envelope, *replicas, decision),
             Why::Backlog(backlog) => backlog_in_words(backlog, decision),
+            Why::Occupancy(occupancy) => occupancy_in_words(occupancy, decision),
             Why::Waiting(waiting) => waiting_in_words(waiting, decision),
             Why::Warm(warm) => format!("idle for less than {}", span(warm.idle_after)),
             Why::Schedule(floor) => schedule::floor(floor, decision.at),
@@ -269,6 +279,25 @@ fn backlog_in_words(backlog: &Backlog, decision: &Decision) -> String {
     }
 }
 
+fn occupancy_in_words(occupancy: &Occupancy, decision: &Decision) -> String {
+    let Occupancy { in_flight, queued, room } = *occupancy;
+    let waiting = if queued > 0.0 { format!(" and {} waiting", quantity(queued)) } else { String::new() };
+    format!(
+        "{} streams in flight{waiting}, {} per replica{}",
+        quantity(in_flight),
+        quantity(room),
+        pace_in_words(decision)
+    )
+}
+
+/// Where the number of streams per replica comes from.
+fn pace_in_words(decision: &Decision) -> String {
+    match (&decision.inputs.slo, &decision.inputs.capacity.basis) {
+        (Slo::Chat { tpot, .. }, Basis::Learned(_)) => format!(" at TPOT {}", objective_in_words(tpot)),
+        _ => " (assumed)".to_owned(),
+    }
+}
+
 fn waiting_in_words(waiting: &Waiting, decision: &Decision) -> String {
     if waiting.queued + waiting.in_flight > 0.0 {
         let (queued, in_flight) = (quantity(waiting.queued), quantity(waiting.in_flight));
@@ -279,18 +308,36 @@ fn waiting_in_words(waiting: &Waiting, decision: &Decision) -> String {
 }
 
 fn one_replica(rate: f64, decision: &Decision) -> String {
+    if decision.inputs.capacity.unit == Unit::Streams {
+        let slots = quantity(decision.inputs.capacity.slots);
+        return format!(
+            "1 replica ≈ {slots} streams{}, {} requests/s",
+            pace_in_words(decision),
+            quantity(rate)
+        );
+    }
     format!("1 replica ≈ {} {}/s at {}", quantity(rate), unit(decision), slo_in_words(&decision.inputs.slo))
 }
 
 fn slo_in_words(slo: &Slo) -> String {
+    match slo {
+        Slo::Latency(whole) => objective_in_words(whole),
+        Slo::Chat { ttft, tpot } => {
+            format!("TTFT {} and TPOT {}", objective_in_words(ttft), objective_in_words(tpot))
+        }
+    }
+}
+
+fn objective_in_words(objective: &Objective) -> String {
     // One decimal is shown only where there is one: p99, p99.9.
-    format!("p{} {}", (slo.percentile * 1000.0).round() / 10.0, span(slo.target))
+    format!("p{} {}", (objective.percentile * 1000.0).round() / 10.0, span(objective.target))
 }
 
 fn unit(decision: &Decision) -> &'static str {
     match decision.inputs.capacity.unit {
         Unit::Requests => "requests",
         Unit::Rows => "rows",
+        Unit::Streams => "streams",
     }
 }
 

@@ -49,11 +49,42 @@ impl Bounds {
     }
 }
 
+/// What answers are to keep. An objective by itself is that of whole answers, as it always was recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Slo {
+    /// Of streams of tokens: time to the first, and mean time per further one.
+    Chat {
+        ttft: Objective,
+        tpot: Objective,
+    },
+    Latency(Objective),
+}
+
 /// The latency that `percentile` (in 0..1, e.g. 0.99) of the requests must keep.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Slo {
+pub struct Objective {
     pub target: Duration,
     pub percentile: f64,
+}
+
+impl Slo {
+    /// The objective that waiting counts towards: of whole answers, or of the first token.
+    #[must_use]
+    pub fn response(&self) -> &Objective {
+        match self {
+            Self::Latency(whole) => whole,
+            Self::Chat { ttft, .. } => ttft,
+        }
+    }
+
+    /// Part of the requests that may miss it: the most that one of its objectives allows.
+    pub(crate) fn misses(&self) -> f64 {
+        match self {
+            Self::Latency(whole) => 1.0 - whole.percentile,
+            Self::Chat { ttft, tpot } => 1.0 - ttft.percentile.min(tpot.percentile),
+        }
+    }
 }
 
 /// How long a model stays up without a request.
@@ -120,7 +151,7 @@ mod tests {
     fn policy(idle_after: IdleAfter) -> Policy {
         Policy {
             bounds: Bounds { min: 0, max: 4 },
-            slo: Slo { target: Duration::from_millis(200), percentile: 0.99 },
+            slo: Slo::Latency(Objective { target: Duration::from_millis(200), percentile: 0.99 }),
             idle_after,
             mode: Mode::Enforce,
             assumed: Assumed::default(),
@@ -139,6 +170,18 @@ mod tests {
             assert_eq!(policy.down_window().as_secs(), window, "{idle:?}");
             assert_eq!(policy.down_spacing().as_secs(), spacing, "{idle:?}");
             assert_eq!(policy.horizon(lead).as_secs(), horizon, "{idle:?}");
+        }
+    }
+
+    #[test]
+    fn policies_recorded_before_there_were_objectives_of_tokens_are_still_read() {
+        let recorded = r#"{"target":{"secs":1,"nanos":0},"percentile":0.9}"#;
+        let whole = Objective { target: Duration::from_secs(1), percentile: 0.9 };
+        assert_eq!(serde_json::from_str::<Slo>(recorded).unwrap(), Slo::Latency(whole));
+        let tpot = Objective { target: Duration::from_millis(60), percentile: 0.95 };
+        for slo in [Slo::Latency(whole), Slo::Chat { ttft: whole, tpot }] {
+            let json = serde_json::to_string(&slo).unwrap();
+            assert_eq!(serde_json::from_str::<Slo>(&json).unwrap(), slo);
         }
     }
 

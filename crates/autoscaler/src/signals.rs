@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::window::{Amount, Flow, Window};
-use crate::snapshot::{Counters, GatewayView, Gauges, LatencyModel, Report};
+use crate::snapshot::{ChatModel, Counters, GatewayView, Gauges, LatencyModel, Report};
 
 /// A report is fresh up to this age.
 const FRESH: Duration = Duration::from_secs(3);
@@ -26,6 +26,9 @@ pub(crate) struct Signals {
     pub(crate) window: Window,
     /// The last latency model with enough samples: a restarted gateway does not make us forget.
     learned: Option<LatencyModel>,
+    /// The same of streams, of all gateways together.
+    #[serde(default)]
+    chat: Option<ChatModel>,
     /// Whether a request arrived since the observation before this one.
     pub(crate) arrived: bool,
 }
@@ -103,10 +106,22 @@ impl Signals {
         self.learned
     }
 
+    /// How streams go, once enough were measured by the gateways together.
+    pub(crate) fn chat(&self) -> Option<ChatModel> {
+        self.chat
+    }
+
+    /// Calls or streams that one replica may have at a time, if that is known.
+    pub(crate) fn concurrency(&self) -> Option<u32> {
+        let models = self.reports().map(|report| report.latency).chain(self.learned);
+        models.map(|model| model.concurrency).max().filter(|calls| *calls > 0)
+    }
+
     /// What another process has learned.
-    pub(crate) fn restored(learned: Option<LatencyModel>) -> Self {
+    pub(crate) fn restored(learned: Option<LatencyModel>, chat: Option<ChatModel>) -> Self {
         let learned = learned.filter(|model| model.samples >= SAMPLES_NEEDED);
-        Self { learned, ..Self::default() }
+        let chat = chat.filter(|model| model.samples >= SAMPLES_NEEDED);
+        Self { learned, chat, ..Self::default() }
     }
 
     /// Whether calls are merged, and how many a replica may have, as far as any gateway knows.
@@ -135,6 +150,9 @@ impl Signals {
     }
 
     fn learn(&mut self) {
+        let streams: Vec<ChatModel> = self.reports().filter_map(|report| report.chat).collect();
+        let merged = ChatModel::merged(&streams).filter(|model| model.samples >= SAMPLES_NEEDED);
+        self.chat = merged.or(self.chat);
         let Some(best) = self.best() else { return };
         if best.samples >= SAMPLES_NEEDED {
             self.learned = Some(best);
@@ -147,8 +165,11 @@ impl Signals {
     }
 
     fn best(&self) -> Option<LatencyModel> {
-        let models = self.gateways.values().filter_map(|track| track.report.as_ref()).map(|r| r.latency);
-        models.max_by_key(|model| model.samples)
+        self.reports().map(|report| report.latency).max_by_key(|model| model.samples)
+    }
+
+    fn reports(&self) -> impl Iterator<Item = &Report> {
+        self.gateways.values().filter_map(|track| track.report.as_ref())
     }
 }
 

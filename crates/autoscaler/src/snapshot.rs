@@ -31,6 +31,9 @@ pub struct Report {
     pub counters: Counters,
     pub gauges: Gauges,
     pub latency: LatencyModel,
+    /// Of a model whose answers are streams of tokens.
+    #[serde(default)]
+    pub chat: Option<ChatModel>,
     pub replicas: Vec<ReplicaLoad>,
 }
 
@@ -58,6 +61,7 @@ pub struct Gauges {
     pub queued_rows: u64,
     /// Age of the oldest request in the queue.
     pub oldest: Option<Duration>,
+    /// Requests that run; of a chat model, its streams.
     pub in_flight_requests: u64,
     pub in_flight_rows: u64,
 }
@@ -75,6 +79,43 @@ pub struct LatencyModel {
     pub max_batch_rows: u32,
     /// Calls one replica may have at a time.
     pub concurrency: u32,
+}
+
+/// How long a stream takes on a replica with `b` of them: TTFT + tokens · TPOT(b), TPOT(b) = fixed + per_stream · b.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChatModel {
+    /// Mean time to the first token at the model server, without the queue.
+    pub ttft: Duration,
+    pub tpot_fixed: Duration,
+    pub tpot_per_stream: Duration,
+    /// The 95th percentile of TPOT in thousandths of its mean.
+    pub tpot_tail_permille: u32,
+    /// Mean tokens of an answer, in thousandths.
+    pub output_tokens_milli: u64,
+    /// Streams it was learned from.
+    pub samples: u64,
+}
+
+impl ChatModel {
+    /// What several gateways learned, each weighing as much as it has seen; `None` if none has seen anything.
+    pub(crate) fn merged(models: &[Self]) -> Option<Self> {
+        let all: f64 = models.iter().map(|model| model.samples as f64).sum();
+        if all <= 0.0 {
+            return None;
+        }
+        let mean = |part: fn(&Self) -> f64| -> f64 {
+            models.iter().map(|model| part(model) * (model.samples as f64 / all)).sum()
+        };
+        let span = |part: fn(&Self) -> f64| Duration::from_secs_f64(mean(part));
+        Some(Self {
+            ttft: span(|model| model.ttft.as_secs_f64()),
+            tpot_fixed: span(|model| model.tpot_fixed.as_secs_f64()),
+            tpot_per_stream: span(|model| model.tpot_per_stream.as_secs_f64()),
+            tpot_tail_permille: mean(|model| f64::from(model.tpot_tail_permille)).round() as u32,
+            output_tokens_milli: mean(|model| model.output_tokens_milli as f64).round() as u64,
+            samples: models.iter().fold(0, |sum, model| model.samples.saturating_add(sum)),
+        })
+    }
 }
 
 /// Calls of one gateway that are running on one replica.
@@ -178,6 +219,23 @@ mod tests {
         let replicas = loads.iter().map(|(id, n)| ReplicaLoad { id: (*id).into(), in_flight: *n }).collect();
         let report = Some(Report { replicas, ..Report::default() });
         GatewayView { name: "g".into(), listed: true, report }
+    }
+
+    #[test]
+    fn what_gateways_learned_of_streams_weighs_by_what_they_have_seen() {
+        let model = |ms, samples| ChatModel {
+            ttft: Duration::from_millis(ms),
+            tpot_tail_permille: 1000 + ms as u32,
+            output_tokens_milli: ms * 10,
+            samples,
+            ..ChatModel::default()
+        };
+        // (100 · 300 + 500 · 100) / 400 = 200.
+        let merged = ChatModel::merged(&[model(100, 300), model(500, 100)]).expect("400 samples");
+        assert_eq!((merged.ttft.as_millis(), merged.samples), (200, 400));
+        assert_eq!((merged.tpot_tail_permille, merged.output_tokens_milli), (1200, 2000));
+        assert_eq!(ChatModel::merged(&[model(100, 0)]), None);
+        assert_eq!(ChatModel::merged(&[model(9, u64::MAX), model(9, 9)]).map(|m| m.samples), Some(u64::MAX));
     }
 
     #[test]

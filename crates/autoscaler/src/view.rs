@@ -9,7 +9,7 @@ use crate::{
     capacity::{Basis, Capacity, Unit},
     coldstart::Progress,
     demand::{Envelope, envelope},
-    policy::{Bounds, IdleAfter, Policy},
+    policy::{Bounds, IdleAfter, Objective, Policy, Slo},
     schedule::{Cap, Lead, Look, OnRequest},
     snapshot::{FleetView, Gauges, Platform, ReplicaView, Snapshot},
     state::{Missing, State},
@@ -143,7 +143,7 @@ impl<'a> View<'a> {
         match &self.capacity.basis {
             Basis::Assumed => whole(rate / self.capacity.slots),
             Basis::Learned(learned) => {
-                let percentile = self.policy.slo.percentile;
+                let percentile = self.policy.slo.response().percentile;
                 learned.replicas(self.capacity.slots, rate, self.load.dispersion, percentile, most)
             }
         }
@@ -168,6 +168,20 @@ pub(crate) fn whole(replicas: f64) -> u32 {
 }
 
 fn capacity(policy: &Policy, state: &State, now: Duration) -> Capacity {
+    match &policy.slo {
+        Slo::Latency(slo) => capacity_for(slo, policy, state, now),
+        Slo::Chat { ttft, tpot } => match state.signals.chat() {
+            Some(model) => {
+                let concurrency = state.signals.concurrency().unwrap_or(policy.assumed.concurrency);
+                Capacity::chat(&model, ttft, tpot, concurrency)
+            }
+            None => Capacity::assumed(&policy.assumed, Unit::Streams),
+        },
+    }
+}
+
+/// Of whole answers.
+fn capacity_for(slo: &Objective, policy: &Policy, state: &State, now: Duration) -> Capacity {
     let Some(model) = state.signals.latency() else {
         let unit = if state.signals.merges() { Unit::Rows } else { Unit::Requests };
         return Capacity::assumed(&policy.assumed, unit);
@@ -176,7 +190,7 @@ fn capacity(policy: &Policy, state: &State, now: Duration) -> Capacity {
     let requests = recent.arrivals.requests;
     let work =
         (requests >= 1.0 && recent.work > 0.0).then(|| Duration::from_secs_f64(recent.work / requests));
-    Capacity::learned(&model, &policy.slo, work)
+    Capacity::learned(&model, slo, work)
 }
 
 fn load(state: &State, unit: Unit, now: Duration, horizon: Duration) -> Load {
@@ -196,7 +210,7 @@ fn load(state: &State, unit: Unit, now: Duration, horizon: Duration) -> Load {
 
 fn in_units(gauges: &Gauges, unit: Unit) -> (f64, f64) {
     match unit {
-        Unit::Requests => (gauges.queued_requests as f64, gauges.in_flight_requests as f64),
+        Unit::Requests | Unit::Streams => (gauges.queued_requests as f64, gauges.in_flight_requests as f64),
         Unit::Rows => (gauges.queued_rows as f64, gauges.in_flight_rows as f64),
     }
 }

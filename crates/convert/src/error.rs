@@ -52,6 +52,14 @@ pub enum Error {
     Parameter { name: Quoted, expected: &'static str },
     #[error("shared memory is not available through the gateway")]
     SharedMemory,
+    #[error("this model is called over the OpenAI protocol only")]
+    OpenAiOnly,
+    #[error("more than {limit} inputs")]
+    TooManyInputs { limit: usize },
+    #[error("{got} embeddings for {expected} inputs")]
+    EmbeddingCount { expected: usize, got: usize },
+    #[error("\"index\" {0} of an embedding is given twice or belongs to no input")]
+    EmbeddingIndex(usize),
 
     #[error("{place}: {problem}")]
     Tensor { place: Place, problem: Problem },
@@ -101,13 +109,15 @@ impl Error {
             }
             Self::HeaderLength(_) | Self::HeaderBeyondBody { .. } => Reason::BadHeaderLength,
             Self::TooLarge { .. } => Reason::BodyTooLarge,
-            Self::SharedMemory => Reason::Unsupported,
+            Self::SharedMemory | Self::OpenAiOnly => Reason::Unsupported,
             Self::Tensor { .. }
             | Self::BatchSize(_)
             | Self::BinarySize { .. }
             | Self::BinaryUnclaimed { .. }
             | Self::RawBody { .. }
             | Self::RawCount { .. }
+            | Self::EmbeddingCount { .. }
+            | Self::EmbeddingIndex(_)
             | Self::UnknownInput { .. }
             | Self::MissingInput { .. }
             | Self::UnknownOutput { .. } => Reason::BadTensor,
@@ -116,6 +126,7 @@ impl Error {
             | Self::FieldType { .. }
             | Self::Empty(_)
             | Self::TooMany(_)
+            | Self::TooManyInputs { .. }
             | Self::DuplicateInput(_)
             | Self::DuplicateOutput(_)
             | Self::IdTooLong

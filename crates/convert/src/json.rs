@@ -12,12 +12,15 @@ use crate::{
     quote::Quoted,
 };
 
+mod escape;
 mod number;
 mod write;
 
 pub(crate) use number::Number;
 use number::Parts;
 pub(crate) use write::{Object, array, value};
+
+const BAD_STRING: &str = "a string with an invalid escape or a control character";
 
 /// What passes for a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +102,16 @@ impl<'a> Reader<'a> {
         Self { at, depth: 0, ..self }
     }
 
+    /// Bytes of the text that are behind.
+    pub(crate) fn position(&self) -> usize {
+        self.at
+    }
+
+    /// The text of a value that [`Reader::skip_range`] has passed.
+    pub(crate) fn raw(&self, range: Range<usize>) -> &'a str {
+        self.slice(range)
+    }
+
     pub(crate) fn dialect(&self) -> Dialect {
         self.dialect
     }
@@ -145,13 +158,30 @@ impl<'a> Reader<'a> {
     /// Reads an object, calling `member` before each of its values, which it must read.
     pub(crate) fn object(
         &mut self,
-        mut member: impl FnMut(&mut Self, Cow<'a, str>) -> Result<(), Error>,
+        member: impl FnMut(&mut Self, Cow<'a, str>) -> Result<(), Error>,
     ) -> Result<(), Error> {
         self.open(b'{', "expected '{'")?;
         if self.take(b'}') {
             self.depth -= 1;
             return Ok(());
         }
+        self.members(member)
+    }
+
+    /// Reads an object from one of its keys on, at the start of the text.
+    pub(crate) fn rest_of_object(
+        &mut self,
+        member: impl FnMut(&mut Self, Cow<'a, str>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.depth += 1;
+        self.members(member)
+    }
+
+    #[inline]
+    fn members(
+        &mut self,
+        mut member: impl FnMut(&mut Self, Cow<'a, str>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         loop {
             if self.peek() != Some(b'"') {
                 return Err(self.syntax("expected a key in quotes"));
@@ -179,9 +209,7 @@ impl<'a> Reader<'a> {
         if plain {
             return Ok(Cow::Borrowed(inner));
         }
-        serde_json::from_str(quoted)
-            .map(Cow::Owned)
-            .map_err(|_| self.syntax_at("a string with an invalid escape or a control character", start - 1))
+        serde_json::from_str(quoted).map(Cow::Owned).map_err(|_| self.syntax_at(BAD_STRING, start - 1))
     }
 
     /// Position of the quote that ends the string `self.at` is in.
@@ -260,10 +288,39 @@ impl<'a> Reader<'a> {
         match self.kind()? {
             Kind::Array => self.array(|reader, _| reader.skip()).map(drop),
             Kind::Object => self.object(|reader, _| reader.skip()),
-            Kind::String => self.string().map(drop),
+            Kind::String => self.skip_string(),
             Kind::Number => self.number().map(drop),
             literal => self.literal(literal),
         }
+    }
+
+    /// Reads past a value; gives where it stands in the text.
+    pub(crate) fn skip_range(&mut self) -> Result<Range<usize>, Error> {
+        let start = self.start();
+        self.skip()?;
+        Ok(start..self.at)
+    }
+
+    /// Reads past a string: its escapes are checked, but nothing is built of them.
+    fn skip_string(&mut self) -> Result<(), Error> {
+        self.expect(b'"', "expected a string")?;
+        let start = self.at;
+        loop {
+            let rest = self.rest();
+            let found = memchr::memchr2(b'"', b'\\', rest).ok_or_else(|| self.end_of_text())?;
+            self.at += found;
+            let rest = rest.get(found..).unwrap_or_default();
+            if rest.first() == Some(&b'"') {
+                break;
+            }
+            self.at += escape::length(rest).ok_or_else(|| self.syntax_at(BAD_STRING, start - 1))?;
+        }
+        let inner = self.text.as_bytes().get(start..self.at).unwrap_or_default();
+        self.at += 1;
+        if inner.iter().fold(true, |plain, byte| plain & (*byte >= b' ')) {
+            return Ok(());
+        }
+        Err(self.syntax_at(BAD_STRING, start - 1))
     }
 
     /// Goes past an array by its brackets alone, without a look at what is in it.

@@ -3,7 +3,8 @@
 //! [`v2`] is the Open Inference Protocol over REST with the binary tensor extension, [`grpc`] the same protocol
 //! over gRPC, [`v1`] the predict protocol of TensorFlow Serving and KServe, [`metadata`] what a model says of
 //! itself. Each decodes requests and encodes responses (the client's side) and encodes requests and decodes
-//! responses (the model server's side). The sentences of [`Error`] are written for the client.
+//! responses (the model server's side). [`openai`] only looks into bodies that are handed on as they came. The
+//! sentences of [`Error`] are written for the client.
 
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ pub mod grpc;
 mod json;
 pub mod metadata;
 mod mirror;
+pub mod openai;
 mod parameters;
 mod quote;
 pub mod v1;

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 pub use frontend::Gateway;
 pub use listen::{Drained, Listener};
-pub use models::{Deadlines, Dispatch, Model, Models, Parts, Readiness};
+pub use models::{ChatTerms, Deadlines, Dispatch, Model, Models, Parts, Readiness};
 
 /// Limits of the gateway's client side. The defaults are those of the configuration file.
 #[derive(Clone, Debug, Default)]

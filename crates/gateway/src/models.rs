@@ -4,6 +4,7 @@ use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
+use http::HeaderName;
 use pipeline::{
     Error, Pipeline, Rejection, Stats,
     request::{Answer, Request},
@@ -83,6 +84,17 @@ pub struct Deadlines {
     pub cold_start: Duration,
 }
 
+/// What the calls of a model that speaks the OpenAI protocol go by, besides their deadlines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChatTerms {
+    /// Longest a streamed answer may take to begin, from the arrival of its request.
+    pub first_token: Duration,
+    /// Longest silence within a streamed answer.
+    pub between_tokens: Duration,
+    /// The header by which clients name the conversation a call belongs to.
+    pub session_header: HeaderName,
+}
+
 /// What a [`Model`] is made of.
 #[derive(Clone, Debug)]
 pub struct Parts {
@@ -93,6 +105,8 @@ pub struct Parts {
     /// `None` until some replica told.
     pub metadata: watch::Receiver<Option<Arc<Metadata>>>,
     pub readiness: watch::Receiver<Readiness>,
+    /// Of a model that is called over the OpenAI protocol.
+    pub chat: Option<ChatTerms>,
     /// Notified when the model should start without a request in its queue: its metadata is wanted, or a client
     /// asked to load it.
     pub wake: Arc<Notify>,
@@ -118,6 +132,10 @@ impl Model {
 
     pub(crate) fn deadlines(&self) -> Deadlines {
         self.parts.deadlines
+    }
+
+    pub(crate) fn chat_terms(&self) -> Option<&ChatTerms> {
+        self.parts.chat.as_ref()
     }
 
     pub(crate) fn dispatch(&self) -> &dyn Dispatch {
@@ -153,6 +171,10 @@ impl Model {
     pub(crate) async fn metadata(&self, deadline: Instant) -> Result<Arc<Metadata>, Failure> {
         if let Some(metadata) = self.known_metadata() {
             return Ok(metadata);
+        }
+        if self.parts.protocol == Protocol::OpenAi {
+            let sentence = "this model is served over the OpenAI protocol only, which has no metadata";
+            return Err(Failure::new(Situation::Unsupported, sentence));
         }
         if self.readiness() == Readiness::Off {
             let retry_after = Duration::from_secs(60);

@@ -8,7 +8,7 @@ use std::{borrow::Cow, time::Duration};
 
 use ::http::StatusCode;
 use convert::Reason;
-use pipeline::{CallError, Error, Refusal, Rejection};
+use pipeline::{CallError, Error, Refusal, Rejection, Words};
 use tonic::Code;
 
 pub(crate) use self::http::REASON;
@@ -163,11 +163,19 @@ pub(crate) struct Failure {
     sentence: Cow<'static, str>,
     retry_after: Option<Duration>,
     allow: Option<&'static str>,
+    /// What the model server calls it, for clients that speak its protocol.
+    words: Option<Box<Words>>,
 }
 
 impl Failure {
     pub(crate) fn new(situation: Situation, sentence: impl Into<Cow<'static, str>>) -> Self {
-        Self { situation, sentence: presentable(sentence.into()), retry_after: None, allow: None }
+        Self {
+            situation,
+            sentence: presentable(sentence.into()),
+            retry_after: None,
+            allow: None,
+            words: None,
+        }
     }
 
     /// A wrong verb; `allow` lists the right ones.
@@ -247,7 +255,9 @@ impl From<CallError> for Failure {
             }
             CallError::Deadline => Situation::DeadlineExceeded,
         };
-        Self::new(situation, error.to_string())
+        let sentence = error.to_string();
+        let words = if let CallError::Refused { words, .. } = error { words } else { None };
+        Self { words, ..Self::new(situation, sentence) }
     }
 }
 

@@ -42,6 +42,8 @@ pub enum Protocol {
     V2Http,
     /// The predict protocol of TensorFlow Serving and KServe (HTTP/1.1).
     V1,
+    /// Chat completions and their relatives, as OpenAI words them (HTTP/1.1).
+    OpenAi,
 }
 
 /// How one model's servers are called.
@@ -97,6 +99,7 @@ impl Server {
             Protocol::V2Grpc => Speaks::Grpc(grpc::Grpc::new(address, config)),
             Protocol::V2Http => Speaks::Rest(rest::Rest::new(address, config, rest::Dialect::V2)),
             Protocol::V1 => Speaks::Rest(rest::Rest::new(address, config, rest::Dialect::V1)),
+            Protocol::OpenAi => Speaks::Rest(rest::Rest::new(address, config, rest::Dialect::OpenAi)),
         };
         Self { speaks }
     }
@@ -118,6 +121,9 @@ impl Server {
     /// As any call; `Refused` with `NotFound` from servers that have no metadata.
     pub async fn describe(&self) -> Result<Description, CallError> {
         match &self.speaks {
+            Speaks::Rest(rest) if rest.dialect == rest::Dialect::OpenAi => {
+                Err(failure::unsupported("the OpenAI protocol does not describe tensors"))
+            }
             Speaks::Rest(rest) => learn::over_rest(rest).await,
             Speaks::Grpc(grpc) => learn::over_grpc(grpc).await,
         }

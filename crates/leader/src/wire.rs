@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use autoscaler::{
     fleet::ReplicaId,
     reconcile::Outlook,
-    snapshot::{Counters, Gauges, LatencyModel, ReplicaLoad, Report},
+    snapshot::{ChatModel, Counters, Gauges, LatencyModel, ReplicaLoad, Report},
 };
 use proto::signals::{self, outlook::State};
 use tokio::time::Instant;
@@ -29,6 +29,8 @@ const SPAN_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Rows of a call, and calls at a time.
 const WIDTH_MAX: u32 = 1 << 16;
 const TAIL_PERMILLE_MAX: u32 = 1_000_000;
+/// Thousandths of a token of one answer: a million tokens.
+const TOKENS_MILLI_MAX: u64 = 1_000_000_000;
 
 /// What a gateway says of a model besides what it counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,7 +42,7 @@ pub(crate) struct Standing {
 }
 
 pub(crate) fn model_report(model: &str, report: &Report, standing: Standing) -> signals::ModelReport {
-    let Report { counters, gauges, latency, replicas, at: _ } = report;
+    let Report { counters, gauges, latency, chat, replicas, at: _ } = report;
     let busy = replicas.iter().filter(|load| load.in_flight > 0).take(LOADS_MAX);
     signals::ModelReport {
         model: model.to_owned(),
@@ -73,6 +75,14 @@ pub(crate) fn model_report(model: &str, report: &Report, standing: Standing) -> 
             .collect(),
         wake: standing.wake,
         withdrawal: standing.withdrawal,
+        chat: chat.map(|chat| signals::ChatModel {
+            ttft_nanos: nanos(chat.ttft),
+            tpot_fixed_nanos: nanos(chat.tpot_fixed),
+            tpot_per_stream_nanos: nanos(chat.tpot_per_stream),
+            tpot_tail_permille: chat.tpot_tail_permille,
+            output_tokens_milli: chat.output_tokens_milli,
+            samples: chat.samples,
+        }),
     }
 }
 
@@ -84,6 +94,7 @@ pub(crate) fn report(message: signals::ModelReport, loads_max: usize) -> Report 
         counters: counters(message.counters.unwrap_or_default()),
         gauges: gauges(message.gauges.unwrap_or_default()),
         latency: latency(message.latency.unwrap_or_default()),
+        chat: message.chat.map(chat),
         replicas: loads
             .take(loads_max.min(LOADS_MAX))
             .map(|load| ReplicaLoad { id: load.replica.into(), in_flight: load.in_flight })
@@ -121,6 +132,17 @@ fn latency(message: signals::LatencyModel) -> LatencyModel {
         samples: message.samples,
         max_batch_rows: message.max_batch_rows.min(WIDTH_MAX),
         concurrency: message.concurrency.min(WIDTH_MAX),
+    }
+}
+
+fn chat(message: signals::ChatModel) -> ChatModel {
+    ChatModel {
+        ttft: span(message.ttft_nanos),
+        tpot_fixed: span(message.tpot_fixed_nanos),
+        tpot_per_stream: span(message.tpot_per_stream_nanos),
+        tpot_tail_permille: message.tpot_tail_permille.min(TAIL_PERMILLE_MAX),
+        output_tokens_milli: message.output_tokens_milli.min(TOKENS_MILLI_MAX),
+        samples: message.samples,
     }
 }
 
@@ -239,14 +261,28 @@ mod tests {
                 max_batch_rows,
                 concurrency,
             });
+        let chat = ((spans(), spans(), spans()), 0..TAIL_PERMILLE_MAX, 0..TOKENS_MILLI_MAX, any::<u64>())
+            .prop_map(
+                |((ttft, tpot_fixed, tpot_per_stream), tpot_tail_permille, output_tokens_milli, samples)| {
+                    ChatModel {
+                        ttft,
+                        tpot_fixed,
+                        tpot_per_stream,
+                        tpot_tail_permille,
+                        output_tokens_milli,
+                        samples,
+                    }
+                },
+            );
         let load =
             ("[a-z]{1,9}", 1..u32::MAX).prop_map(|(id, in_flight)| ReplicaLoad { id: id.into(), in_flight });
-        (counters, gauges, latency, prop::collection::vec(load, 0..5)).prop_map(
-            |(counters, gauges, latency, replicas)| Report {
+        (counters, gauges, latency, prop::option::of(chat), prop::collection::vec(load, 0..5)).prop_map(
+            |(counters, gauges, latency, chat, replicas)| Report {
                 at: Duration::ZERO,
                 counters,
                 gauges,
                 latency,
+                chat,
                 replicas,
             },
         )
@@ -340,9 +376,16 @@ mod tests {
                 concurrency: u32::MAX,
                 ..Default::default()
             }),
+            chat: Some(signals::ChatModel {
+                ttft_nanos: u64::MAX,
+                output_tokens_milli: u64::MAX,
+                ..Default::default()
+            }),
             ..Default::default()
         };
         let report = report(message, LOADS_MAX);
+        let chat = report.chat.expect("was sent");
+        assert_eq!((chat.ttft, chat.output_tokens_milli), (SPAN_MAX, TOKENS_MILLI_MAX));
         assert!(report.gauges.queued_requests.checked_mul(256).is_some());
         assert_eq!(report.latency.fixed, SPAN_MAX);
         assert_eq!(report.latency.concurrency, WIDTH_MAX);

@@ -12,13 +12,16 @@ use std::{
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Model, Options, Pace, Server};
+use crate::{
+    Model, Options, Pace, Server,
+    chat::{self, Simulator, SimulatorArgs},
+};
 
-/// Serves ONNX models over the Open Inference Protocol: REST and gRPC on one port.
+/// Serves ONNX models over the Open Inference Protocol, REST and gRPC on one port; or simulates a chat engine.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// ONNX file to serve, may be repeated; NAME is the file's own name without its ending if not given
-    #[arg(long = "onnx", value_name = "[NAME=]PATH", required = true)]
+    #[arg(long = "onnx", value_name = "[NAME=]PATH", required_unless_present = "chat_sim")]
     pub models: Vec<ModelFile>,
     /// Address to listen on
     #[arg(long, default_value = "127.0.0.1")]
@@ -38,6 +41,8 @@ pub struct Args {
     /// Imitate a slower model: add FIXED to every call and PER_ROW to every row, e.g. 8ms+1ms
     #[arg(long, value_name = "FIXED+PER_ROW", default_value = "0s")]
     pub pace: Pace,
+    #[command(flatten)]
+    pub simulator: SimulatorArgs,
 }
 
 /// A file to serve and the name to serve it under.
@@ -85,13 +90,25 @@ impl Args {
             ..default
         }
     }
+
+    /// The simulator asked for, if one is.
+    fn simulator(&self) -> Option<chat::Options> {
+        self.simulator.options(chat::Options {
+            address: (self.host, self.port).into(),
+            start_delay: self.start_delay,
+            ..chat::Options::default()
+        })
+    }
 }
 
-/// Loads the files of `args` and serves them until `shutdown`.
+/// Loads the files of `args` and serves them until `shutdown`, or simulates a chat engine until then.
 ///
 /// # Errors
 /// A file cannot be served, the address cannot be had, or calls had to be cut off at the end.
 pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
+    if let Some(options) = args.simulator() {
+        return simulate(options, shutdown).await;
+    }
     let options = args.options();
     let files = args.models;
     let load = move || files.iter().map(|file| Model::from_path(&file.name, &file.path)).collect();
@@ -109,6 +126,17 @@ pub async fn serve(models: Vec<Model>, options: Options, shutdown: CancellationT
     // Nobody may be reading; that is no reason not to serve.
     let _ = writeln!(std::io::stdout(), "serving {} on http://{}", names.join(", "), server.address());
     server.run(shutdown).await?;
+    Ok(())
+}
+
+/// Simulates a chat engine until `shutdown`. Prints the address to standard output once it is bound.
+async fn simulate(options: chat::Options, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let model = options.model.clone();
+    let simulator = Simulator::bind(options).await?;
+    // Nobody may be reading; that is no reason not to serve.
+    let _ =
+        writeln!(std::io::stdout(), "simulating a chat engine as {model} on http://{}", simulator.address());
+    simulator.run(shutdown).await?;
     Ok(())
 }
 
@@ -152,6 +180,46 @@ mod tests {
         assert_eq!(options.max_concurrency.get(), 3);
         assert_eq!(options.start_delay, Duration::from_secs(2));
         assert_eq!(options.pace.of(2), Duration::from_millis(10));
+    }
+
+    #[test]
+    fn a_simulator_comes_from_the_command_line_too() {
+        assert!(parse("--onnx m.onnx").unwrap().simulator().is_none());
+        let args = parse("--chat-sim --port 0 --start-delay 2s").unwrap();
+        let options = args.simulator().unwrap();
+        assert_eq!((options.model.as_str(), options.address.port()), ("sim", 0));
+        assert_eq!(options.start_delay, Duration::from_secs(2));
+        assert_eq!(options.times, chat::Times::default());
+        let line = "--chat-sim big --ttft 0s --prefill 8k/s --tpot 5ms --tpot-per-stream 0s --jitter 0.1 \
+                    --slow 3 --slots 4 --queue 0 --full-status 429 --prefix-cache 0 --context 1k \
+                    --output-tokens 10-20 --fail error=0.5 --seed 7";
+        let options = parse(line).unwrap().simulator().unwrap();
+        let times = chat::Times {
+            prefill: 8000,
+            tpot: Duration::from_millis(5),
+            jitter: 0.1,
+            slow: 3.0,
+            ..chat::Times::none()
+        };
+        assert_eq!((options.model.as_str(), options.times), ("big", times));
+        assert_eq!((options.slots.get(), options.queue, options.full_status), (4, 0, 429));
+        assert_eq!((options.prefix_cache, options.context, options.seed), (0, 1000, 7));
+        assert_eq!(options.output_tokens, chat::OutputTokens::Range(10..=20));
+        assert_eq!(options.failures, "error=0.5".parse().unwrap());
+    }
+
+    #[test]
+    fn a_simulator_and_models_exclude_each_other() {
+        for line in [
+            "--chat-sim --onnx m.onnx",
+            "--chat-sim --pace 1ms",
+            "--onnx m.onnx --ttft 1s",
+            "--chat-sim --full-status 500",
+            "--chat-sim --slots 0",
+            "--chat-sim --fail oops=1",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
     }
 
     #[test]

@@ -1,25 +1,20 @@
-//! One client connection: tells HTTP/1.1 from HTTP/2 by its first bytes, then hands each call to its protocol.
+//! One client connection: tells HTTP/1.1 from HTTP/2 by its first bytes, then hands each call to its server.
 
-use std::{convert::Infallible, io, sync::Arc, time::Duration};
+use std::{error::Error, io, time::Duration};
 
-use http::{HeaderValue, Request, Response, header};
+use bytes::Bytes;
+use http::{Request, Response};
 use hyper::{
-    body::Incoming,
+    body::{Body as HttpBody, Incoming},
     server::conn::{http1, http2},
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite},
     net::TcpStream,
 };
-use tonic::{Code, body::Body, codegen::Service as _};
-
-use crate::{grpc::Grpc, rest, serving::Serving};
-
-/// Bytes of a body, and of a gRPC message.
-pub(crate) const BODY_BYTES_MAX: usize = 64 << 20;
+use tokio_util::sync::CancellationToken;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,44 +23,37 @@ const HEADERS_TIMEOUT: Duration = Duration::from_secs(75);
 const HTTP1_BUFFER_BYTES: usize = 64 << 10;
 const HTTP1_HEADERS_MAX: usize = 100;
 const HTTP2_HEADERS_BYTES_MAX: u32 = 32 << 10;
-const HTTP2_STREAMS_MAX: u32 = 256;
 const HTTP2_STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
 const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Hands calls to REST or gRPC.
-#[derive(Clone, Debug)]
-pub(crate) struct Calls {
-    serving: Arc<Serving>,
-    grpc: GrpcInferenceServiceServer<Grpc>,
-}
+/// What answers the calls of a port.
+pub(crate) trait Calls: Clone + Send + 'static {
+    type Body: HttpBody<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static;
+    /// Why a connection is broken off in place of an answer.
+    type Error: Into<Box<dyn Error + Send + Sync>> + Send;
+    /// Calls at a time on one HTTP/2 connection.
+    const HTTP2_STREAMS_MAX: u32 = 256;
 
-impl Calls {
-    pub(crate) fn new(serving: Arc<Serving>) -> Self {
-        let grpc = GrpcInferenceServiceServer::new(Grpc::new(Arc::clone(&serving)))
-            .max_decoding_message_size(BODY_BYTES_MAX);
-        Self { serving, grpc }
-    }
+    /// Answers one call.
+    fn answer(
+        self,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response<Self::Body>, Self::Error>> + Send;
 
-    async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-        let content_type = request.headers().get(header::CONTENT_TYPE);
-        if content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc")) {
-            let mut grpc = self.grpc;
-            return grpc.call(request.map(Body::new)).await.map(with_oversize_code);
-        }
-        Ok(rest::answer(&self.serving, request).await.map(Body::new))
-    }
+    /// Cancelled once connections are to end after the calls they have.
+    fn stopping(&self) -> &CancellationToken;
 }
 
 /// Serves one connection until the client leaves, or the server stops and the calls in flight are answered.
-pub(crate) async fn serve(mut stream: TcpStream, calls: Calls) {
+pub(crate) async fn serve(mut stream: TcpStream, calls: impl Calls) {
     // Small answers must not wait for an acknowledgement; a socket that refuses the option is about to fail.
     let _ = stream.set_nodelay(true);
     // Who has not said anything yet has nothing in flight.
     let sniffed = tokio::select! {
         sniffed = tokio::time::timeout(FIRST_BYTES_TIMEOUT, sniff(&mut stream)) => sniffed,
-        () = calls.serving.stopping().cancelled() => return,
+        () = calls.stopping().cancelled() => return,
     };
     let Ok(Ok((protocol, first))) = sniffed else {
         return;
@@ -103,11 +91,11 @@ async fn sniff(stream: &mut TcpStream) -> io::Result<(Protocol, Vec<u8>)> {
     }
 }
 
-async fn serve_http1<T>(io: TokioIo<T>, calls: Calls) -> hyper::Result<()>
+async fn serve_http1<T>(io: TokioIo<T>, calls: impl Calls) -> hyper::Result<()>
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let stopping = calls.serving.stopping().clone();
+    let stopping = calls.stopping().clone();
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS_TIMEOUT)
@@ -122,14 +110,15 @@ where
     connection.await
 }
 
-async fn serve_http2<T>(io: TokioIo<T>, calls: Calls) -> hyper::Result<()>
+async fn serve_http2<T, C>(io: TokioIo<T>, calls: C) -> hyper::Result<()>
 where
+    C: Calls,
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let stopping = calls.serving.stopping().clone();
+    let stopping = calls.stopping().clone();
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .max_concurrent_streams(HTTP2_STREAMS_MAX)
+        .max_concurrent_streams(C::HTTP2_STREAMS_MAX)
         .max_header_list_size(HTTP2_HEADERS_BYTES_MAX)
         .initial_stream_window_size(HTTP2_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES)
@@ -142,17 +131,6 @@ where
         () = stopping.cancelled() => connection.as_mut().graceful_shutdown(),
     }
     connection.await
-}
-
-/// tonic calls an oversized message OUT_OF_RANGE, which clients read as an index beyond an end; nothing else
-/// here answers with that code.
-fn with_oversize_code(mut response: Response<Body>) -> Response<Body> {
-    if let Some(status) = response.headers_mut().get_mut("grpc-status")
-        && *status == "11"
-    {
-        *status = HeaderValue::from(Code::ResourceExhausted as i32);
-    }
-    response
 }
 
 #[cfg(test)]

@@ -2,28 +2,25 @@
 
 mod route;
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use convert::{Decoded, Encoded, Limits};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use http_body_util::Full;
 use hyper::body::Body;
 use pipeline::request::Outcome;
 use proto::inference::{ModelStatistics, StatisticDuration};
 use serde_json::{Value, json};
 
 use crate::{
-    connection::BODY_BYTES_MAX,
+    body::{self, BODY_BYTES_MAX},
     engine::VERSION,
-    error::{Error, Quoted},
+    error::Error,
     grpc::{EXTENSIONS, SERVER_NAME, SERVER_VERSION},
     serving::{Served, Serving},
 };
 use route::{ModelRoute, Route, View};
 
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Answers one call; every failure is an answer too.
 pub(crate) async fn answer<B>(serving: &Serving, request: Request<B>) -> Response<Full<Bytes>>
@@ -55,7 +52,7 @@ where
         Route::View(model, view) => show(serving, model, view),
         Route::Infer(model) => {
             let served = serving.find(model.name, model.version)?;
-            let body = read(&head.headers, body).await?;
+            let body = body::read(&head.headers, body).await?;
             infer(serving, served, &head.headers, body).await
         }
     }
@@ -93,29 +90,6 @@ fn header_length(headers: &HeaderMap) -> Result<Option<usize>, Error> {
     }
     let text = value.to_str().map_err(|_| Error::HeaderLength)?;
     Ok(Some(convert::v2::header_length(text)?))
-}
-
-/// Reads a whole body, within the limits of size and time.
-async fn read<B>(headers: &HeaderMap, body: B) -> Result<Bytes, Error>
-where
-    B: Body<Data = Bytes>,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    if let Some(encoding) = headers.get(header::CONTENT_ENCODING).filter(|value| *value != "identity") {
-        return Err(Error::Encoding(Quoted::new(&String::from_utf8_lossy(encoding.as_bytes()))));
-    }
-    if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
-        return Err(Error::BodyTooLarge { limit: BODY_BYTES_MAX });
-    }
-    let collected = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_BYTES_MAX).collect()).await;
-    match collected {
-        Ok(Ok(whole)) => Ok(whole.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err(Error::BodyTooLarge { limit: BODY_BYTES_MAX })
-        }
-        Ok(Err(_)) => Err(Error::BodyBroken),
-        Err(_) => Err(Error::BodySlow { seconds: BODY_TIMEOUT.as_secs() }),
-    }
 }
 
 fn show(serving: &Serving, model: ModelRoute<'_>, view: View) -> Result<Response<Full<Bytes>>, Error> {

@@ -1,4 +1,4 @@
-//! The listening socket: accepts until told to stop, then lets the calls in flight finish.
+//! The server of ONNX models: a port, and what is served on it.
 
 use std::{
     collections::BTreeSet,
@@ -9,23 +9,17 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    task::JoinSet,
-};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    connection::{self, Calls},
     engine::Model,
+    inference::InferenceCalls,
+    listen::{DrainError, Limits, Listener},
     pace::Pace,
     serving::{Execution, Serving},
 };
 
 const CONNECTIONS_MAX: usize = 1024;
-/// Pause after a failed accept, which mostly means that no file descriptor is left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How to serve.
 #[derive(Clone, Debug)]
@@ -68,21 +62,11 @@ pub enum BindError {
     Listen { address: SocketAddr, source: io::Error },
 }
 
-/// Calls were cut off when the server stopped.
-#[derive(Debug, thiserror::Error)]
-#[error("{connections} connections still had calls in flight {after:?} after the server was to stop")]
-pub struct DrainError {
-    pub connections: usize,
-    pub after: Duration,
-}
-
 /// A bound server; it answers once [`Server::run`] is polled.
 #[derive(Debug)]
 pub struct Server {
-    listener: TcpListener,
-    address: SocketAddr,
+    listener: Listener,
     serving: Arc<Serving>,
-    drain: Duration,
 }
 
 impl Server {
@@ -93,18 +77,18 @@ impl Server {
     pub async fn bind(models: Vec<Model>, options: Options) -> Result<Self, BindError> {
         let Options { address, max_concurrency, max_batch_size, start_delay, pace, drain } = options;
         check_names(&models)?;
-        let listen = |source| BindError::Listen { address, source };
-        let listener = TcpListener::bind(address).await.map_err(listen)?;
-        let bound = listener.local_addr().map_err(listen)?;
+        let listener = Listener::bind(address, Limits { connections: CONNECTIONS_MAX, drain })
+            .await
+            .map_err(|source| BindError::Listen { address, source })?;
         let execution = Execution { concurrency: max_concurrency, batch_size_max: max_batch_size, pace };
         let serving = Arc::new(Serving::new(models, execution, start_delay));
-        Ok(Self { listener, address: bound, serving, drain })
+        Ok(Self { listener, serving })
     }
 
     /// The address bound, with the port that was taken where it was 0.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.listener.address()
     }
 
     /// Serves until `shutdown`, then refuses new calls and finishes those in flight. Dropping the future cuts
@@ -113,19 +97,9 @@ impl Server {
     /// # Errors
     /// Calls in flight did not end within [`Options::drain`] and were cut off.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), DrainError> {
-        let Self { listener, serving, drain, .. } = self;
-        let mut connections = JoinSet::new();
-        accept(&listener, &Calls::new(Arc::clone(&serving)), &mut connections, &shutdown).await;
-        serving.stop();
-        drop(listener);
-        let drained = tokio::time::timeout(drain, async {
-            while connections.join_next().await.is_some() {}
-            serving.idle().await;
-        });
-        match drained.await {
-            Ok(()) => Ok(()),
-            Err(_) => Err(DrainError { connections: connections.len(), after: drain }),
-        }
+        let Self { listener, serving } = self;
+        let calls = InferenceCalls::new(Arc::clone(&serving));
+        listener.run(&calls, &shutdown, || serving.stop(), serving.idle()).await
     }
 }
 
@@ -140,42 +114,4 @@ fn check_names(models: &[Model]) -> Result<(), BindError> {
         }
     }
     Ok(())
-}
-
-async fn accept(
-    listener: &TcpListener,
-    calls: &Calls,
-    connections: &mut JoinSet<()>,
-    shutdown: &CancellationToken,
-) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let (stream, place) = tokio::select! {
-            accepted = accept_one(listener, &room) => accepted,
-            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-            () = shutdown.cancelled() => return,
-        };
-        let calls = calls.clone();
-        connections.spawn(async move {
-            connection::serve(stream, calls).await;
-            drop(place);
-        });
-    }
-}
-
-/// Waits for room before it takes a connection, so that the excess stays in the kernel's bounded backlog.
-async fn accept_one(
-    listener: &TcpListener,
-    room: &Arc<Semaphore>,
-) -> (TcpStream, tokio::sync::OwnedSemaphorePermit) {
-    let place = Arc::clone(room).acquire_owned().await.expect("the semaphore of connections is never closed");
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return (stream, place),
-            Err(error) => {
-                tracing::warn!(%error, "accept failed");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
 }

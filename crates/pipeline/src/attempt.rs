@@ -11,7 +11,7 @@ use crate::{
     health::Verdict,
     latency::{Fit, Latency},
     replica::Call,
-    request::Reply,
+    request::{Reply, Request},
     shared::Shared,
 };
 
@@ -30,18 +30,55 @@ const AVOIDANCE: Duration = Duration::from_millis(500);
 /// seconds, in which it may restart.
 const REPEATS_NOT_RUN: u32 = 16;
 
-/// Sends one call of `rows` rows and waits for its answer, at the latest until its deadline.
-pub(crate) async fn attempt(shared: &Shared, slot: &Slot, call: Call, rows: u32) -> Result<Reply, CallError> {
+/// What is predicted of a call's time, and learned from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Size {
+    /// All of it, by its rows.
+    Rows(u32),
+    /// The time to the first piece of a generation, by the rows that stand for its prompt.
+    Prompt(u32),
+    /// Nothing: the whole of a generation depends on how much is generated.
+    Unknown,
+}
+
+impl Size {
+    /// That of a request of `rows` rows.
+    pub(crate) fn of(request: &Request, rows: u32) -> Self {
+        match request.chat.as_deref() {
+            None => Self::Rows(rows),
+            Some(chat) if chat.is_streamed() => Self::Prompt(chat.prompt_rows()),
+            Some(_) => Self::Unknown,
+        }
+    }
+
+    fn rows(self) -> Option<u32> {
+        match self {
+            Self::Rows(rows) | Self::Prompt(rows) => Some(rows),
+            Self::Unknown => None,
+        }
+    }
+}
+
+/// Sends one call and waits for its answer, or the first piece of it, at the latest until its deadline.
+pub(crate) async fn attempt(
+    shared: &Shared,
+    slot: &Slot,
+    call: Call,
+    size: Size,
+) -> Result<Reply, CallError> {
     let started = Instant::now();
     let deadline = call.deadline;
     if deadline <= started {
         return Err(CallError::Deadline);
     }
-    let (expected, limit) = {
-        let latency = shared.latency();
-        (latency.expected(rows), silence_limit(&latency, rows))
+    let (expected, limit) = match size.rows() {
+        Some(rows) => {
+            let latency = shared.latency();
+            (latency.expected(rows), silence_limit(&latency, rows))
+        }
+        None => (Duration::ZERO, None),
     };
-    let mut silence = Silence { shared, seat: &slot.seat, started, limit };
+    let mut silence = Silence { shared, seat: &slot.seat, started, limit, size };
     let sent = slot.seat.replica.upstream.clone().call(call);
     tokio::pin!(sent);
     let first_look = limit.map_or(deadline, |limit| deadline.min(started + limit.max(SHORTEST_STALL)));
@@ -49,8 +86,9 @@ pub(crate) async fn attempt(shared: &Shared, slot: &Slot, call: Call, rows: u32)
         Ok(result) => result,
         Err(_) if first_look == deadline => Err(CallError::Deadline),
         Err(_) => {
+            let is_silent = silence.is_the_replicas();
             silence.limit = None;
-            if stalled(shared, &slot.seat) {
+            if is_silent && stalled(shared, &slot.seat) {
                 return Err(CallError::Reset);
             }
             timeout_at(deadline, sent).await.unwrap_or(Err(CallError::Deadline))
@@ -60,7 +98,7 @@ pub(crate) async fn attempt(shared: &Shared, slot: &Slot, call: Call, rows: u32)
         silence.limit = None;
     }
     match &result {
-        Ok(_) => learn(shared, slot, rows, started.elapsed(), expected),
+        Ok(_) => learn(shared, slot, size, started.elapsed(), expected),
         Err(error) => blame(shared, &slot.seat, error),
     }
     result
@@ -78,11 +116,21 @@ struct Silence<'a> {
     seat: &'a Seat,
     started: Instant,
     limit: Option<Duration>,
+    size: Size,
+}
+
+impl Silence<'_> {
+    /// Whether it is the replica that is silent. One that goes on with other generations is busy.
+    fn is_the_replicas(&self) -> bool {
+        let Some(limit) = self.limit.filter(|limit| self.started.elapsed() >= *limit) else { return false };
+        let generates = || self.seat.progressed_within(limit, Instant::now());
+        !(matches!(self.size, Size::Prompt(_)) && generates())
+    }
 }
 
 impl Drop for Silence<'_> {
     fn drop(&mut self) {
-        if self.limit.is_some_and(|limit| self.started.elapsed() >= limit) {
+        if self.is_the_replicas() {
             failed(self.shared, self.seat, "stalled", Instant::now());
         }
     }
@@ -96,15 +144,32 @@ fn stalled(shared: &Shared, seat: &Seat) -> bool {
     shared.config.idempotent && shared.board.load().seats.iter().any(elsewhere)
 }
 
-fn learn(shared: &Shared, slot: &Slot, rows: u32, elapsed: Duration, expected: Duration) {
+fn learn(shared: &Shared, slot: &Slot, size: Size, elapsed: Duration, expected: Duration) {
     shared.recorder.upstream(elapsed);
-    let slowness = shared.board.load().relative_slowness(&slot.seat);
-    let fit = shared.latency().observe(rows, elapsed, slowness);
-    let expected = if fit == Fit::Outlier { Duration::ZERO } else { expected };
+    let expected = match size {
+        Size::Rows(rows) => {
+            let slowness = shared.board.load().relative_slowness(&slot.seat);
+            let fit = shared.latency().observe(rows, elapsed, slowness);
+            if fit == Fit::Outlier { Duration::ZERO } else { expected }
+        }
+        // How slow a replica is shows in its tokens: the first one comes sooner where the prompt is in a cache.
+        Size::Prompt(rows) => {
+            shared.latency().observe(rows, elapsed, 1.0);
+            slot.first_token(elapsed);
+            Duration::ZERO
+        }
+        Size::Unknown => Duration::ZERO,
+    };
     slot.succeeded(elapsed, expected);
 }
 
-fn blame(shared: &Shared, seat: &Seat, error: &CallError) {
+/// A replica that had begun to answer sends nothing any more.
+pub(crate) fn fell_silent(shared: &Shared, seat: &Seat) {
+    failed(shared, seat, "stalled", Instant::now());
+}
+
+/// Holds a failed call against the replica, where it is its fault.
+pub(crate) fn blame(shared: &Shared, seat: &Seat, error: &CallError) {
     let now = Instant::now();
     match error {
         CallError::Refused { .. } | CallError::Deadline | CallError::TooLarge { .. } => {}

@@ -1,240 +1,38 @@
-//! Who may be called next: the seats of all ready replicas, their health, and how many calls each may have.
+//! Who may be called next: the seats of all ready replicas.
 //!
 //! Seats are taken and given back with atomics, so that a request that needs no batching can go straight on;
 //! the dispatch task takes them the same way.
 
+mod seat;
+
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use rand::Rng as _;
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 
+use self::seat::{SLOW_START, Veterans};
+pub(crate) use self::seat::{Seat, Slot, Waiting};
 use crate::{
-    health::{Health, Verdict},
+    chat::{Chat, Learned},
     limit::Limit,
     replica::Replica,
+    request::Class,
 };
 
-/// A new replica's share of calls grows to the full over this time, where others can take the rest.
-const SLOW_START: Duration = Duration::from_secs(10);
+/// The part of a replica's calls that a low class may have: the rest is kept for others, who else would wait for one
+/// of its long generations to end.
+const LOW_CLASS_SHARE: f64 = 0.8;
 
-/// Who waits for a seat.
-#[derive(Debug, Default)]
-pub(crate) struct Waiting {
-    /// Requests in the queue or on their way to it.
-    pub(crate) requests: AtomicU64,
-    /// Notified when a seat is given back while somebody waits.
-    pub(crate) freed: Notify,
-}
+/// The part of a replica's limit below which it may have more to do than others and still be preferred for what it has
+/// in its cache, unless it is as slow as this.
+const LEISURE: f64 = 0.25;
+const SLOW: f64 = 1.5;
 
-/// One ready replica with its state.
-#[derive(Debug)]
-pub(crate) struct Seat {
-    pub(crate) replica: Replica,
-    in_flight: AtomicU32,
-    /// Calls it may have, as learned, and as of now: a little less while it is measured.
-    limit: AtomicU32,
-    ceiling: AtomicU32,
-    /// Not to be called before this time, in milliseconds since `epoch`; 0: it may be called.
-    closed_until: AtomicU64,
-    /// Between being ejected and its first success: one call at a time.
-    on_probation: AtomicBool,
-    /// How many times longer than expected its calls take; the bits of an `f64`.
-    slowness: AtomicU64,
-    epoch: Instant,
-    pub(crate) completions: AtomicU64,
-    pub(crate) failures: AtomicU64,
-    learned: std::sync::Mutex<Learned>,
-    waiting: Arc<Waiting>,
-}
-
-#[derive(Debug)]
-struct Learned {
-    health: Health,
-    limit: Limit,
-}
-
-/// The right to have one call at a replica; given back on drop.
-#[derive(Debug)]
-pub(crate) struct Slot {
-    pub(crate) seat: Arc<Seat>,
-    /// Calls the replica had when this one was added, itself included.
-    load: u32,
-}
-
-impl Slot {
-    /// Learns from a call that was answered, `elapsed` after it was sent, where `expected` was predicted.
-    pub(crate) fn succeeded(&self, elapsed: Duration, expected: Duration) {
-        self.seat.succeeded(elapsed, expected, self.load.max(self.seat.in_flight()));
-    }
-}
-
-impl Drop for Slot {
-    /// Either this sees the request that waits, or the dispatch task sees the free seat when it takes that request
-    /// in: both write first and look after that, in one order for all (`SeqCst`).
-    fn drop(&mut self) {
-        self.seat.in_flight.fetch_sub(1, Ordering::SeqCst);
-        if self.seat.waiting.requests.load(Ordering::SeqCst) > 0 {
-            self.seat.waiting.freed.notify_one();
-        }
-    }
-}
-
-impl Waiting {
-    /// Counts a request in, before it is sent to the queue. See [`Slot`]'s drop.
-    pub(crate) fn enter(&self) {
-        self.requests.fetch_add(1, Ordering::SeqCst);
-    }
-
-    pub(crate) fn leave(&self, requests: usize) {
-        self.requests.fetch_sub(requests as u64, Ordering::AcqRel);
-    }
-}
-
-impl Seat {
-    fn new(replica: Replica, limit: Limit, epoch: Instant, waiting: Arc<Waiting>) -> Self {
-        Self {
-            replica,
-            in_flight: AtomicU32::new(0),
-            limit: AtomicU32::new(limit.get()),
-            ceiling: AtomicU32::new(limit.ceiling()),
-            closed_until: AtomicU64::new(0),
-            on_probation: AtomicBool::new(false),
-            slowness: AtomicU64::new(1f64.to_bits()),
-            epoch,
-            completions: AtomicU64::new(0),
-            failures: AtomicU64::new(0),
-            learned: std::sync::Mutex::new(Learned { health: Health::default(), limit }),
-            waiting,
-        }
-    }
-
-    pub(crate) fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::SeqCst)
-    }
-
-    pub(crate) fn limit(&self) -> u32 {
-        self.limit.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn is_closed(&self, now: Instant) -> bool {
-        match self.closed_until.load(Ordering::Relaxed) {
-            0 => false,
-            until => now.saturating_duration_since(self.epoch) < Duration::from_millis(until),
-        }
-    }
-
-    pub(crate) fn slowness(&self) -> f64 {
-        f64::from_bits(self.slowness.load(Ordering::Relaxed))
-    }
-
-    pub(crate) fn is_on_probation(&self) -> bool {
-        self.on_probation.load(Ordering::Relaxed)
-    }
-
-    /// `load`: the calls it had meanwhile.
-    fn succeeded(&self, elapsed: Duration, expected: Duration, load: u32) {
-        self.completions.fetch_add(1, Ordering::Relaxed);
-        let mut learned = self.lock();
-        learned.health.succeeded(elapsed, expected);
-        self.slowness.store(learned.health.slowness().to_bits(), Ordering::Relaxed);
-        learned.limit.succeeded(elapsed, load);
-        self.publish(&learned.limit);
-        drop(learned);
-        if self.on_probation.swap(false, Ordering::Relaxed) {
-            self.closed_until.store(0, Ordering::Relaxed);
-        }
-    }
-
-    /// Counts a failure that is the replica's own; says whether it should be ejected. Calls that fail while it is
-    /// ejected began before.
-    pub(crate) fn failed(&self, now: Instant) -> Verdict {
-        self.failures.fetch_add(1, Ordering::Relaxed);
-        if self.is_ejected(now) { Verdict::Keep } else { self.lock().health.failed() }
-    }
-
-    /// It could not be reached, or broke off: takes no calls for a moment, even if it is the only one. Calls that
-    /// break off together are one event.
-    pub(crate) fn cool_down(&self, now: Instant) {
-        if !self.is_closed(now) {
-            let pause = self.lock().health.cool_down();
-            self.pause(pause, now);
-        }
-    }
-
-    /// Takes no calls for a while, which is returned, then one at a time until one succeeds.
-    fn eject(&self, now: Instant) -> Duration {
-        let pause = self.lock().health.eject();
-        self.pause(pause, now);
-        self.on_probation.store(true, Ordering::Relaxed);
-        pause
-    }
-
-    /// Takes no calls for `pause`.
-    fn pause(&self, pause: Duration, now: Instant) {
-        let until = now.saturating_duration_since(self.epoch) + pause;
-        let until = u64::try_from(until.as_millis()).unwrap_or(u64::MAX).max(1);
-        self.closed_until.fetch_max(until, Ordering::Relaxed);
-    }
-
-    /// The server said it is full: fewer calls at a time, none for `pause`.
-    pub(crate) fn is_full(&self, pause: Duration, now: Instant) {
-        let mut learned = self.lock();
-        learned.limit.overloaded();
-        self.publish(&learned.limit);
-        drop(learned);
-        self.pause(pause, now);
-    }
-
-    fn allowed(&self, now: Instant, veterans: Veterans) -> u32 {
-        if self.is_closed(now) {
-            return 0;
-        }
-        if self.is_on_probation() {
-            return 1;
-        }
-        let limit = self.ceiling.load(Ordering::Relaxed);
-        let age = now.saturating_duration_since(self.replica.ready_since);
-        if veterans == Veterans::None || age >= SLOW_START {
-            return limit;
-        }
-        let share = age.as_secs_f64() / SLOW_START.as_secs_f64();
-        ((f64::from(limit) * share) as u32).max(1)
-    }
-
-    /// Takes a seat if fewer than `allowed` are taken.
-    fn sit(self: &Arc<Self>, allowed: u32) -> Option<Slot> {
-        let take = |taken: u32| (taken < allowed).then_some(taken + 1);
-        let before = self.in_flight.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).ok()?;
-        Some(Slot { seat: Arc::clone(self), load: before + 1 })
-    }
-
-    fn is_ejected(&self, now: Instant) -> bool {
-        self.is_on_probation() && self.is_closed(now)
-    }
-
-    fn publish(&self, limit: &Limit) {
-        self.limit.store(limit.get(), Ordering::Relaxed);
-        self.ceiling.store(limit.ceiling(), Ordering::Relaxed);
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Learned> {
-        // Nothing in here panics while it is held; what a poisoned lock holds is still sound.
-        self.learned.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-}
-
-/// Whether some replica is past its slow start, so that others may be spared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Veterans {
-    Some,
-    None,
-}
+/// Differences of slowness, in calls, that are no reason to give up what a replica has in its cache.
+const SLOWNESS_NOISE: f64 = 0.5;
 
 /// The seats of all ready replicas; replaced as a whole when the set changes.
 #[derive(Debug, Default)]
@@ -302,6 +100,50 @@ impl Board {
         others.into_iter().find_map(|(_, seat)| seat.sit(seat.allowed(now, veterans)))
     }
 
+    /// The replica for a generation: the one that knows most of its prompt among those that are not much busier than
+    /// the average, else the one with the least to do.
+    pub(crate) fn pick_for_chat(
+        &self,
+        now: Instant,
+        avoid: Option<&str>,
+        (chat, class): (&Chat, Class),
+        learned: &Learned,
+    ) -> Option<Slot> {
+        let veterans = self.veterans(now);
+        let avoid = self.avoidable(avoid, now);
+        let allowed = |seat: &Arc<Seat>| for_class(seat.allowed(now, veterans), class);
+        let fit = |seat: &&Arc<Seat>| Some(&*seat.replica.id) != avoid && seat.in_flight() < allowed(seat);
+        let work = learned.work(chat);
+        let mut table = learned.config.prefix_affinity.then(|| learned.table());
+        let kept = table.as_ref().and_then(|table| {
+            let most = self.busy_at_most(learned.config.load_factor);
+            table.find(&chat.affinity, |numbers| {
+                let of = |number: &u32| self.seats.iter().find(|seat| seat.number == *number);
+                let known = numbers.iter().filter_map(of).filter(fit);
+                let free = |seat: &&Arc<Seat>| has_leisure(seat) || busyness(seat) <= most;
+                known.filter(free).find_map(|seat| seat.sit(allowed(seat)))
+            })
+        });
+        let slot = kept.or_else(|| {
+            let load = |seat: &Arc<Seat>| seat.slowness() * (seat.work() + work) as f64;
+            let mut free: Vec<(f64, &Arc<Seat>)> =
+                self.seats.iter().filter(fit).map(|seat| (load(seat), seat)).collect();
+            free.sort_unstable_by(|(a, _), (b, _)| a.total_cmp(b));
+            free.into_iter().find_map(|(_, seat)| seat.sit(allowed(seat)))
+        })?;
+        if let Some(table) = &mut table {
+            table.went_to(&chat.affinity, slot.seat.number);
+        }
+        Some(slot.with_work(work))
+    }
+
+    /// How busy a replica may be and still be preferred for what it has in its cache: `factor` times the mean, as in
+    /// consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2018).
+    fn busy_at_most(&self, factor: f64) -> f64 {
+        let calls: u32 = self.seats.iter().map(|seat| seat.in_flight()).sum();
+        (factor * f64::from(calls + 1) / self.seats.len().max(1) as f64).ceil() + SLOWNESS_NOISE
+    }
+
     /// The replica with room that answers fastest: for whole batches, of which each has one at a time.
     pub(crate) fn pick_fastest(&self, now: Instant, avoid: Option<&str>) -> Option<Slot> {
         let veterans = self.veterans(now);
@@ -350,6 +192,25 @@ impl Board {
     }
 }
 
+/// Of the calls that a replica may have, those that one of `class` may be.
+fn for_class(allowed: u32, class: Class) -> u32 {
+    match class {
+        Class::High | Class::Normal => allowed,
+        Class::Low => allowed.min(((f64::from(allowed) * LOW_CLASS_SHARE) as u32).max(1)),
+    }
+}
+
+/// Whether a replica has so little to do that, though others have less, one more call does not matter to it.
+fn has_leisure(seat: &Arc<Seat>) -> bool {
+    seat.slowness() < SLOW && f64::from(seat.in_flight()) < f64::from(seat.limit()) * LEISURE
+}
+
+/// How busy one more call would make a replica, in calls of one that is as fast as the others.
+fn busyness(seat: &Arc<Seat>) -> f64 {
+    let rounded = (seat.slowness() * 4.0).round() / 4.0;
+    rounded * f64::from(seat.in_flight() + 1)
+}
+
 /// What one more call would mean for a seat: how slow it is times how much it would have.
 fn cost(seat: &Arc<Seat>) -> f64 {
     seat.slowness() * f64::from(seat.in_flight() + 1)
@@ -361,7 +222,7 @@ mod tests {
     use tower::{service_fn, util::BoxCloneSyncService};
 
     use super::*;
-    use crate::{Concurrency, error::CallError};
+    use crate::{Concurrency, error::CallError, health::Verdict};
 
     fn board(seats: usize) -> Board {
         let replica = |id: usize| Replica {

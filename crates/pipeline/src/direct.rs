@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use tokio::time::Instant;
 
 use crate::{
-    attempt::{Past, attempt, repeats},
+    attempt::{Past, Size, attempt, repeats},
     board::Slot,
     error::{CallError, Error, Stage},
     replica::Call,
@@ -25,18 +25,23 @@ pub(crate) enum Done {
 }
 
 pub(crate) async fn call(shared: &Shared, slot: Slot, request: Request, rows: u32, started: Instant) -> Done {
-    let call =
-        Call { payload: request.payload.clone(), deadline: request.deadline, trace: request.trace.clone() };
+    let call = Call {
+        payload: request.payload.clone(),
+        deadline: request.answer_by(),
+        ends: request.deadline,
+        trace: request.trace.clone(),
+    };
     shared.budget().deposit(started);
     shared.recorder.batch(1, rows);
     let leaving = InFlight::enter(shared, rows);
-    let result = attempt(shared, &slot, call, rows).await;
+    let result = attempt(shared, &slot, call, Size::of(&request, rows)).await;
     drop(leaving);
     let upstream = started.elapsed();
     match result {
         Ok(reply) => {
             let timings = Timings { upstream, batch_rows: rows, ..Timings::default() };
-            Done::Outcome(Ok(Answer { reply, timings }))
+            let slot = request.chat.is_some().then_some(slot);
+            Done::Outcome(Ok(Answer { slot, ..Answer::new(reply, timings) }))
         }
         Err(CallError::Deadline) => {
             Done::Outcome(Err(Error::DeadlineExceeded { stage: Stage::Upstream, waited: upstream }))

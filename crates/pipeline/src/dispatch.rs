@@ -175,7 +175,7 @@ impl Dispatcher {
             key,
             class: ticket.request.class,
             tenant: Arc::clone(&ticket.request.tenant),
-            deadline: ticket.request.deadline,
+            deadline: ticket.request.answer_by(),
             enqueued: ticket.enqueued,
             rows: ticket.rows,
             bytes: bytes_of(&ticket.request),
@@ -186,7 +186,7 @@ impl Dispatcher {
     fn may_wait_for_start(&self, ticket: &Ticket, now: Instant) -> Result<(), Rejection> {
         match &*self.outlook.borrow() {
             Outlook::Off(rejection) => Err(rejection.clone()),
-            Outlook::Starting { eta: Some(eta) } if *eta > ticket.request.deadline => {
+            Outlook::Starting { eta: Some(eta) } if *eta > ticket.request.answer_by() => {
                 let retry_after = eta.saturating_duration_since(now);
                 Err(Rejection::ColdStartTimeout { waited: Duration::ZERO, retry_after })
             }
@@ -202,18 +202,31 @@ impl Dispatcher {
             // It costs nobody anything; and predictions that became too high are only ever corrected by trying.
             return Ok(());
         }
-        let left = ticket.request.deadline.saturating_duration_since(now);
-        let last_call = latency.p95(ticket.rows.max(self.rows_at_once(&latency)));
+        let rows = ticket.rows.max(self.rows_at_once(&latency));
+        let Some(needs) = self.shared.needs(&ticket.request, rows, &latency) else { return Ok(()) };
         drop(latency);
-        let in_flight = self.shared.recorder.counts.in_flight_rows.load(Ordering::Relaxed);
-        let wait_for =
-            |rows: u64| stretched(Duration::from_secs_f64((rows + in_flight / 2) as f64 / rate) + last_call);
+        let ahead = self.rows_in_flight_ahead();
+        let wait_for = |rows: u64| stretched(Duration::from_secs_f64((rows + ahead) as f64 / rate));
+        let answer_by = ticket.request.answer_by();
         let mut wait = wait_for(self.queue.rows());
-        if wait > left {
-            wait = wait_for(self.queue.rows_before(ticket.request.class, ticket.request.deadline));
+        if needs.are_too_much(&ticket.request, wait, now) {
+            wait = wait_for(self.queue.rows_before(ticket.request.class, answer_by));
         }
-        self.shared.recorder.predicted(wait);
-        if wait > left { Err(Rejection::PredictedLate { wait, left }) } else { Ok(()) }
+        self.shared.recorder.predicted(wait + needs.answer);
+        if needs.are_too_much(&ticket.request, wait, now) {
+            let left = answer_by.saturating_duration_since(now);
+            return Err(Rejection::PredictedLate { wait: wait + needs.answer, left });
+        }
+        Ok(())
+    }
+
+    /// Rows under way that a request waits for before those in the queue. A replica that has many generations at a
+    /// time is free again as soon as one of them ends, others on average in the middle of what they have.
+    fn rows_in_flight_ahead(&self) -> u64 {
+        match self.shared.chat {
+            Some(_) => 1,
+            None => self.shared.recorder.counts.in_flight_rows.load(Ordering::Relaxed) / 2,
+        }
     }
 
     /// Rows of the call that a request which waits now will be part of.
@@ -346,10 +359,12 @@ impl Dispatcher {
         let alone = self.queue.len() == 1;
         let doomed = {
             let latency = self.shared.latency();
-            let predicts = latency.trusted() && !alone;
-            let needs =
-                |e: &Entry<Ticket>| if predicts { stretched(latency.p95(e.rows)) } else { Duration::ZERO };
-            self.queue.take_doomed(|e| now + needs(e) >= e.deadline)
+            self.queue.take_doomed(|entry| {
+                let request = &entry.item.request;
+                let needs = self.shared.needs(request, entry.rows, &latency).filter(|_| !alone);
+                now >= entry.deadline
+                    || needs.is_some_and(|needs| needs.are_too_much(request, Duration::ZERO, now))
+            })
         };
         for entry in doomed {
             let left = entry.deadline.saturating_duration_since(now);
@@ -359,7 +374,8 @@ impl Dispatcher {
                 entry.item.fail(Error::DeadlineExceeded { stage: Stage::Queue, waited });
                 continue;
             }
-            let wait = stretched(self.shared.latency().p95(entry.rows));
+            let needs = self.shared.needs(&entry.item.request, entry.rows, &self.shared.latency());
+            let wait = needs.map_or(Duration::ZERO, |needs| needs.answer);
             self.reject(entry.item, Rejection::PredictedLate { wait, left });
         }
     }
@@ -388,9 +404,14 @@ impl Dispatcher {
 
     /// Takes a batch from the queue and sends it; `false` if no replica had room after all.
     fn send(&mut self, board: &Board, rows: u32, now: Instant) -> bool {
-        let avoid = self.queue.head(now).and_then(|head| head.item.past.avoid(now));
+        let Some(head) = self.queue.head(now).map(|head| &head.item) else { return false };
+        let avoid = head.past.avoid(now);
         let merging = self.shared.merging();
-        let slot = if merging.spreads() { board.pick(now, avoid) } else { board.pick_fastest(now, avoid) };
+        let slot = if merging.spreads() {
+            self.shared.pick(board, now, &head.request, avoid)
+        } else {
+            board.pick_fastest(now, avoid)
+        };
         let Some(slot) = slot else { return false };
         let (max_rows, max_requests) = match merging {
             // One is enough to see whether a replica that was ejected answers again.

@@ -120,7 +120,7 @@ pub enum CallError {
     Reset,
     /// The server says the client is at fault (400, 404, 413, 422, INVALID_ARGUMENT, …). `message` is the server's text.
     #[error("{message}")]
-    Refused { kind: Refusal, message: String },
+    Refused { kind: Refusal, message: String, words: Option<Box<Words>> },
     /// The server is full (429, 503, RESOURCE_EXHAUSTED, UNAVAILABLE with a status): it did not run.
     #[error("the model server is full")]
     Busy { retry_after: Option<Duration> },
@@ -135,6 +135,16 @@ pub enum CallError {
     TooLarge { limit: usize },
     #[error("the model server did not answer in time")]
     Deadline,
+}
+
+/// What a model server calls a refusal, where its protocol has words for it that clients look for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Words {
+    pub code: Option<String>,
+    /// The kind of the error.
+    pub kind: Option<String>,
+    /// The member of the request it is about.
+    pub param: Option<String>,
 }
 
 /// What a model server held against a request.

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use crate::{
-    attempt::{attempt, repeats},
+    attempt::{Size, attempt, repeats},
     batch,
     board::Slot,
     check,
@@ -99,12 +99,16 @@ async fn call_unless_abandoned(
 ) -> Option<Result<Reply, CallError>> {
     let rows = group.iter().map(|ticket| ticket.rows).sum();
     let call = merged_call(group)?;
+    let size = match &*group {
+        [ticket] => Size::of(&ticket.request, rows),
+        _ => Size::Rows(rows),
+    };
     shared.recorder.batch(group.len(), rows);
     shared.budget().deposit(Instant::now());
     let abandoned = join_all(group.iter_mut().map(|ticket| ticket.responder.abandoned()));
     tokio::select! {
         biased;
-        result = attempt(shared, slot, call, rows) => Some(result),
+        result = attempt(shared, slot, call, size) => Some(result),
         _ = abandoned => None,
     }
 }
@@ -112,7 +116,8 @@ async fn call_unless_abandoned(
 /// One call for all; it may take as long as its most patient member.
 fn merged_call(group: &[Ticket]) -> Option<Call> {
     let first = group.first()?;
-    let deadline = group.iter().map(|ticket| ticket.request.deadline).max()?;
+    let deadline = group.iter().map(|ticket| ticket.request.answer_by()).max()?;
+    let ends = group.iter().map(|ticket| ticket.request.deadline).max()?;
     let trace = first.request.trace.clone();
     let payload = match &first.request.payload {
         Payload::Opaque(opaque) => Payload::Opaque(opaque.clone()),
@@ -121,7 +126,7 @@ fn merged_call(group: &[Ticket]) -> Option<Call> {
             Payload::Tensors(batch::concat(&members))
         }
     };
-    Some(Call { payload, deadline, trace })
+    Some(Call { payload, deadline, ends, trace })
 }
 
 async fn deliver(shared: &Shared, slot: &Slot, mut group: Vec<Ticket>, reply: Reply) {
@@ -129,19 +134,20 @@ async fn deliver(shared: &Shared, slot: &Slot, mut group: Vec<Ticket>, reply: Re
     let rows = group.iter().map(|ticket| ticket.rows).sum();
     if group.len() == 1 {
         if let Some(ticket) = group.pop() {
-            ticket.answer(reply, rows, answered);
+            let slot = ticket.request.chat.is_some().then(|| slot.another());
+            ticket.answer(reply, (rows, answered), slot);
         }
         return;
     }
     let layout: Vec<u32> = group.iter().map(|ticket| ticket.rows).collect();
     let parts = match &reply {
         Reply::Tensors(outcome) => split(outcome, &layout).ok(),
-        Reply::Opaque(_) => None,
+        Reply::Opaque(_) | Reply::Stream(_) => None,
     };
     match parts {
         Some(parts) => {
             for (ticket, part) in group.into_iter().zip(parts) {
-                ticket.answer(Reply::Tensors(part), rows, answered);
+                ticket.answer(Reply::Tensors(part), (rows, answered), None);
             }
         }
         None => nobody_gets_it(shared, slot, group).await,
@@ -204,12 +210,12 @@ async fn run_check(shared: &Shared, slot: &Slot, members: Vec<Ticket>) {
     }
     let merged = batch::concat(&compared.iter().map(|(inference, ..)| inference).collect::<Vec<_>>());
     let deadline = Instant::now() + CHECK_PATIENCE;
-    let call = Call { payload: Payload::Tensors(merged), deadline, trace };
+    let call = Call { payload: Payload::Tensors(merged), deadline, ends: deadline, trace };
     let layout: Vec<u32> = compared.iter().map(|(_, rows, _)| *rows).collect();
-    match attempt(shared, slot, call, layout.iter().sum()).await {
+    match attempt(shared, slot, call, Size::Rows(layout.iter().sum())).await {
         Ok(Reply::Tensors(outcome)) => conclude(shared, &compared, &outcome, &layout),
         Err(CallError::NotSent | CallError::Busy { .. }) => {}
-        Ok(Reply::Opaque(_)) | Err(_) => shared.suspend_merging("self_check"),
+        Ok(Reply::Opaque(_) | Reply::Stream(_)) | Err(_) => shared.suspend_merging("self_check"),
     }
 }
 
@@ -227,7 +233,7 @@ async fn answer_alone(shared: &Shared, slot: &Slot, ticket: Ticket) -> Option<(I
                 }
                 _ => None,
             };
-            ticket.answer(reply, rows, Instant::now());
+            ticket.answer(reply, (rows, Instant::now()), None);
             compared
         }
         Err(error) => {
@@ -250,7 +256,7 @@ fn conclude(shared: &Shared, compared: &[(Inference, u32, Outcome)], merged: &Ou
 
 impl Ticket {
     /// Gives the caller its answer, with where the time went.
-    fn answer(self, reply: Reply, batch_rows: u32, answered: Instant) {
+    fn answer(self, reply: Reply, (batch_rows, answered): (u32, Instant), slot: Option<Slot>) {
         let dispatched = self.dispatched.unwrap_or(self.enqueued);
         let timings = Timings {
             queue: dispatched - self.enqueued,
@@ -259,7 +265,7 @@ impl Ticket {
             batch_rows,
             cold_start: self.cold_start,
         };
-        self.responder.respond(Ok(Answer { reply, timings }));
+        self.responder.respond(Ok(Answer { slot, ..Answer::new(reply, timings) }));
     }
 
     pub(crate) fn fail(self, error: Error) {

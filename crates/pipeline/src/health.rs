@@ -39,6 +39,11 @@ impl Health {
         self.consecutive = 0;
         self.ejections = 0;
         self.cool_downs = 0;
+        self.paced(elapsed, expected);
+    }
+
+    /// A part of a call took `elapsed` where `expected` was predicted.
+    pub(crate) fn paced(&mut self, elapsed: Duration, expected: Duration) {
         if !expected.is_zero() {
             let ratio = (elapsed.as_secs_f64() / expected.as_secs_f64()).clamp(0.1, 10.0);
             self.slowness += WEIGHT * (ratio - self.slowness);

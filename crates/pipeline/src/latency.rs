@@ -150,6 +150,15 @@ impl Latency {
         self.tail
     }
 
+    /// How different the numbers of rows lately were: their standard deviation over their mean. Near 0 the slope is
+    /// the one of earlier.
+    #[must_use]
+    pub fn spread(&self) -> f64 {
+        let s = &self.sums;
+        let mean = s.b / s.w;
+        if s.w > 0.0 { (s.bb / s.w - mean * mean).max(0.0).sqrt() / mean } else { 0.0 }
+    }
+
     #[must_use]
     pub fn samples(&self) -> u64 {
         self.samples

@@ -11,6 +11,7 @@ mod attempt;
 pub mod batch;
 mod board;
 mod budget;
+pub mod chat;
 mod check;
 mod direct;
 mod dispatch;
@@ -30,6 +31,6 @@ pub mod split;
 mod stats;
 pub mod tensor;
 
-pub use error::{CallError, Error, QueueUnit, Refusal, Rejection, Stage};
+pub use error::{CallError, Error, QueueUnit, Refusal, Rejection, Stage, Words};
 pub use pipeline::{Batching, Concurrency, Config, Pipeline, QueueLimits};
-pub use stats::{ReplicaStats, Stats};
+pub use stats::{ChatStats, ReplicaStats, Stats};

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use crate::Concurrency;
+use crate::{Concurrency, chat::limit::Streams, latency::Latency};
 
 const START: f64 = 32.0;
 const MOST: f64 = 1024.0;
@@ -34,6 +34,8 @@ const SMOOTHING: f64 = 0.5;
 pub(crate) enum Limit {
     Fixed(u32),
     Adaptive(Adaptive),
+    /// Of generations.
+    Streams(Streams),
 }
 
 #[derive(Clone, Debug)]
@@ -68,6 +70,7 @@ impl Limit {
         match self {
             Self::Fixed(limit) => *limit,
             Self::Adaptive(adaptive) => adaptive.limit as u32,
+            Self::Streams(streams) => streams.get(),
         }
     }
 
@@ -86,9 +89,25 @@ impl Limit {
         }
     }
 
+    /// See [`Streams::first_token`].
+    pub(crate) fn first_token(&mut self, elapsed: Duration, load: u32) {
+        if let Self::Streams(streams) = self {
+            streams.first_token(elapsed, load);
+        }
+    }
+
+    /// See [`Streams::paced`].
+    pub(crate) fn paced(&mut self, line: &Latency, slowness: f64, per_token: Duration, load: u32) {
+        if let Self::Streams(streams) = self {
+            streams.paced(line, slowness, per_token, load);
+        }
+    }
+
     pub(crate) fn overloaded(&mut self) {
-        if let Self::Adaptive(adaptive) = self {
-            adaptive.limit = (adaptive.limit * 0.9).max(1.0);
+        match self {
+            Self::Fixed(_) => {}
+            Self::Adaptive(adaptive) => adaptive.limit = (adaptive.limit * 0.9).max(1.0),
+            Self::Streams(streams) => streams.overloaded(),
         }
     }
 }

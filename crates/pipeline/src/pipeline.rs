@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::{
     admit::Charge,
     attempt::Past,
+    chat,
     direct::{self, Done},
     dispatch::{Cold, Dispatcher, Event, Ticket},
     error::{CallError, Error, QueueUnit, Refusal, Rejection, Stage},
@@ -43,6 +44,8 @@ pub struct Config {
     pub slo: Duration,
     /// Longest a request waits for a replica to start.
     pub cold_start_timeout: Duration,
+    /// Of a model that may generate tokens: its targets, and where its calls go.
+    pub chat: Option<chat::Config>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,12 +126,13 @@ impl Pipeline {
     /// See [`Error`].
     pub async fn call(&self, request: Request) -> Result<Answer, Error> {
         let shared = &self.inner.shared;
-        let _running = self.inner.calls.token();
+        let running = self.inner.calls.token();
         let started = Instant::now();
         let rows = rows_of(&request.payload);
+        let chat = request.chat.clone();
         self.count_arrival(rows);
         shared.end_suspension();
-        let outcome = if self.inner.closed.load(Ordering::Acquire) {
+        let mut outcome = if self.inner.closed.load(Ordering::Acquire) {
             Err(Error::Rejected(Rejection::ShuttingDown))
         } else if request.deadline <= started {
             Err(Error::DeadlineExceeded { stage: Stage::Queue, waited: Duration::ZERO })
@@ -139,6 +143,15 @@ impl Pipeline {
         } else {
             self.call_queued(request, rows, started).await
         };
+        if let (Ok(answer), Some(chat)) = (&mut outcome, chat)
+            && let Some(slot) = answer.slot.take()
+        {
+            let begun = (started, &answer.timings);
+            answer.run = chat::Run::begin(Arc::clone(shared), slot, running, begun, &chat).map(Box::new);
+            if answer.run.is_some() {
+                return outcome;
+            }
+        }
         shared.count_outcome(started.elapsed(), &outcome);
         outcome
     }
@@ -212,7 +225,7 @@ impl Pipeline {
         if shared.waiting.requests.load(Ordering::Acquire) > 0 {
             return self.call_queued(request, rows, started).await;
         }
-        let Some(slot) = shared.board.load().pick(started, None) else {
+        let Some(slot) = shared.pick(&shared.board.load(), started, &request, None) else {
             return self.call_queued(request, rows, started).await;
         };
         match direct::call(shared, slot, request, rows, started).await {
@@ -234,7 +247,7 @@ impl Pipeline {
         past: Past,
     ) -> Result<Answer, Error> {
         let shared = &self.inner.shared;
-        let deadline = request.deadline;
+        let deadline = request.answer_by();
         let (responder, pending) = respond::channel(enqueued);
         let id = self.inner.next_id.fetch_add(1, Ordering::Relaxed);
         let ticket = Ticket {
@@ -284,7 +297,11 @@ impl Pipeline {
         let (rows, max_rows) = (rows_of(&request.payload), self.inner.shared.max_rows());
         if rows.div_ceil(max_rows) > self.inner.shared.config.queue.requests {
             let message = format!("{rows} rows are more than the queue of this model takes");
-            return Err(Error::Upstream(CallError::Refused { kind: Refusal::TooLarge, message }));
+            return Err(Error::Upstream(CallError::Refused {
+                kind: Refusal::TooLarge,
+                message,
+                words: None,
+            }));
         }
         let Ok(parts) = split::slice(inference, max_rows) else {
             // What cannot be cut is the model server's to judge, alone.
@@ -298,6 +315,7 @@ impl Pipeline {
                 tenant: Arc::clone(&request.tenant),
                 trace: request.trace.clone(),
                 charge: Charge::none(),
+                chat: None,
             };
             let rows = rows_of(&part.payload);
             self.call_queued(part, rows, started)
@@ -307,13 +325,13 @@ impl Pipeline {
             .iter()
             .map(|answer| match &answer.reply {
                 Reply::Tensors(outcome) => Some(outcome.clone()),
-                Reply::Opaque(_) => None,
+                Reply::Opaque(_) | Reply::Stream(_) => None,
             })
             .collect();
         let joined = split::join(&outcomes.ok_or_else(bad)?).map_err(|_| bad())?;
         let timings =
             answers.into_iter().map(|answer| answer.timings).reduce(Timings::longest).unwrap_or_default();
-        Ok(Answer { reply: Reply::Tensors(joined), timings })
+        Ok(Answer::new(Reply::Tensors(joined), timings))
     }
 }
 

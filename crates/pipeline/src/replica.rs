@@ -14,8 +14,10 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Call {
     pub payload: Payload,
-    /// The server must answer before this; it is told what remains.
+    /// The server must answer, or begin to if its answer comes in pieces, before this.
     pub deadline: Instant,
+    /// When the whole answer must be there: the server is told what remains of it.
+    pub ends: Instant,
     /// Headers to carry on (`traceparent`, `tracestate`, `x-request-id`).
     pub trace: http::HeaderMap,
 }

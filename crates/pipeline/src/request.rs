@@ -3,10 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::stream::BoxStream;
 use tokio::time::Instant;
 
 use crate::{
     admit::Charge,
+    board::Slot,
+    chat::{Chat, Delivery, Run},
+    error::CallError,
     tensor::{Parameters, Tensor},
 };
 
@@ -23,6 +27,20 @@ pub struct Request {
     pub trace: http::HeaderMap,
     /// The memory this call was admitted with, given back when it ends.
     pub charge: Charge,
+    /// Of a call that generates tokens.
+    pub chat: Option<Arc<Chat>>,
+}
+
+impl Request {
+    /// When its answer must have come, or have begun to if it comes in pieces.
+    pub(crate) fn answer_by(&self) -> Instant {
+        match self.chat.as_deref() {
+            Some(Chat { delivery: Delivery::Streamed { first_piece_by }, .. }) => {
+                self.deadline.min(*first_piece_by)
+            }
+            _ => self.deadline,
+        }
+    }
 }
 
 /// Priority class. A lower class waits while a higher one is queued, with ageing, and is refused first.
@@ -87,6 +105,8 @@ pub struct Opaque {
     pub headers: http::HeaderMap,
     /// For gRPC: one message without its five-byte frame.
     pub body: Bytes,
+    /// Whether the answer is wanted piece by piece, as it comes.
+    pub streamed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -96,10 +116,11 @@ pub enum Wire {
 }
 
 /// What a model server answered.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Reply {
     Tensors(Outcome),
     Opaque(OpaqueReply),
+    Stream(StreamReply),
 }
 
 /// An inference answer in tensors.
@@ -118,11 +139,36 @@ pub struct OpaqueReply {
     pub body: Bytes,
 }
 
+/// An answer of which the first piece is there.
+pub struct StreamReply {
+    pub headers: http::HeaderMap,
+    pub first: Bytes,
+    /// What follows; dropping it cancels the call at the server.
+    pub rest: BoxStream<'static, Result<Bytes, CallError>>,
+}
+
+impl std::fmt::Debug for StreamReply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StreamReply").field("headers", &self.headers).finish_non_exhaustive()
+    }
+}
+
 /// The one good outcome of a request.
 #[derive(Debug)]
 pub struct Answer {
     pub reply: Reply,
     pub timings: Timings,
+    /// Of a call that generates tokens: it ends when its last token is handed on.
+    pub run: Option<Box<Run>>,
+    /// The place at the replica, until [`run`](Self::run) has it.
+    pub(crate) slot: Option<Slot>,
+}
+
+impl Answer {
+    #[must_use]
+    pub fn new(reply: Reply, timings: Timings) -> Self {
+        Self { reply, timings, run: None, slot: None }
+    }
 }
 
 /// Where the time of one request went; the source of `server-timing`.

@@ -15,15 +15,17 @@ use tokio::{
 };
 
 use crate::{
-    board::{Board, Waiting},
+    batch::stretched,
+    board::{Board, Slot, Waiting},
     budget::Budget,
+    chat::{self, run::Ending},
     dispatch::Ticket,
     error::{CallError, Error},
     latency::Latency,
     limit::Limit,
     metrics::Recorder,
-    pipeline::{Batching, Config},
-    request::Answer,
+    pipeline::{Batching, Concurrency, Config},
+    request::{Answer, Request},
 };
 
 /// Rows of a merged call where the configuration does not say.
@@ -36,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) board: ArcSwap<Board>,
     pub(crate) recorder: Recorder,
+    /// Where the model generates tokens.
+    pub(crate) chat: Option<Arc<chat::Learned>>,
     pub(crate) waiting: Arc<Waiting>,
     pub(crate) queue: QueueGauges,
     /// Notified when a request finds no ready replica.
@@ -56,6 +60,23 @@ pub(crate) struct QueueGauges {
     pub(crate) bytes: AtomicU64,
     /// Arrival of the oldest request in microseconds since the epoch, plus one; 0: none.
     pub(crate) oldest: AtomicU64,
+}
+
+/// What a request will take once it is sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Needs {
+    /// Until its answer or the first piece of it.
+    pub(crate) answer: Duration,
+    /// Until its end.
+    pub(crate) end: Duration,
+}
+
+impl Needs {
+    /// Whether a request that is sent after `wait` comes to no good end.
+    pub(crate) fn are_too_much(&self, request: &Request, wait: Duration, now: Instant) -> bool {
+        let start = now + wait;
+        start + self.answer >= request.answer_by() || start + self.end >= request.deadline
+    }
 }
 
 /// Whether requests of this model are merged.
@@ -90,6 +111,7 @@ impl Shared {
         let now = Instant::now();
         Self {
             recorder: Recorder::new(&config.model),
+            chat: config.chat.map(|chat| Arc::new(chat::Learned::new(&config.model, chat))),
             config,
             board: ArcSwap::default(),
             waiting: Arc::default(),
@@ -167,7 +189,11 @@ impl Shared {
     }
 
     pub(crate) fn limit(&self) -> Limit {
-        if self.merging().spreads() { Limit::of(self.config.concurrency) } else { Limit::one() }
+        match (self.config.concurrency, self.config.chat) {
+            _ if !self.merging().spreads() => Limit::one(),
+            (Concurrency::Auto, Some(chat)) => Limit::Streams(chat::limit::Streams::new(&chat)),
+            (concurrency, _) => Limit::of(concurrency),
+        }
     }
 
     /// Most rows of one call.
@@ -208,12 +234,65 @@ impl Shared {
             let seconds = latency.expected(rows).as_secs_f64();
             (seats > 0.0 && seconds > 0.0).then(|| seats * f64::from(rows) / seconds)
         };
+        if let Some(chat) = self.chat.as_ref().filter(|_| self.merging().spreads()) {
+            let occupancy = chat.averages().occupancy()?.as_secs_f64().max(1e-3);
+            let limits: f64 = open.map(|seat| f64::from(seat.limit())).sum();
+            return (limits > 0.0).then(|| limits / occupancy);
+        }
         if self.merging() == Merging::On {
             let rows = latency.rows_per_call(self.config.slo, self.max_rows());
             let speed = open.map(|seat| 1.0 / seat.slowness().max(0.1)).sum();
             return rate_of(speed, rows);
         }
         rate_of(open.map(|seat| f64::from(seat.limit())).sum(), 1)
+    }
+
+    /// The time a request will take once it is sent: to its answer or the first piece of it, for that to come with
+    /// near certainty, and to its end, on average. `None` while too little was seen to act upon.
+    pub(crate) fn needs(&self, request: &Request, rows: u32, latency: &Latency) -> Option<Needs> {
+        if !latency.trusted() {
+            return None;
+        }
+        let (Some(learned), Some(chat)) = (&self.chat, request.chat.as_deref()) else {
+            let answer = stretched(latency.p95(rows));
+            return Some(Needs { answer, end: answer });
+        };
+        let averages = learned.averages();
+        let first = stretched(latency.p95(chat.prompt_rows()));
+        let rest = averages.line.expected(1).mul_f64(averages.output_tokens(chat));
+        let end = latency.expected(chat.prompt_rows()) + rest;
+        Some(if chat.is_streamed() { Needs { answer: first, end } } else { Needs { answer: end, end } })
+    }
+
+    /// Takes a seat for a request; `None` if all replicas that take calls are full.
+    pub(crate) fn pick(
+        &self,
+        board: &Board,
+        now: Instant,
+        request: &Request,
+        avoid: Option<&str>,
+    ) -> Option<Slot> {
+        match (&self.chat, request.chat.as_deref()) {
+            (Some(learned), Some(chat)) => board.pick_for_chat(now, avoid, (chat, request.class), learned),
+            _ => board.pick(now, avoid),
+        }
+    }
+
+    /// Counts the end of a generation whose answer had begun.
+    pub(crate) fn count_run(&self, ending: Ending, elapsed: Duration, late: bool) {
+        let counts = &self.recorder.counts;
+        match ending {
+            Ending::Completed => {
+                counts.completions.fetch_add(1, Ordering::Relaxed);
+                counts.latency.record(elapsed);
+                counts.slo_misses.fetch_add(u64::from(late), Ordering::Relaxed);
+            }
+            Ending::Broken => {
+                counts.failures.fetch_add(1, Ordering::Relaxed);
+                counts.slo_misses.fetch_add(1, Ordering::Relaxed);
+            }
+            Ending::Left => {}
+        }
     }
 
     /// The one place where the end of a request is counted.

@@ -1,5 +1,7 @@
 //! What one model's pipeline says of itself: for the autoscaler, the status page and the metrics.
 
+mod chat;
+
 use std::{
     sync::{
         Arc,
@@ -10,6 +12,7 @@ use std::{
 
 use tokio::time::Instant;
 
+pub use self::chat::ChatStats;
 use crate::{
     board::Seat,
     shared::{Merging, Shared},
@@ -56,6 +59,8 @@ pub struct Stats {
     pub batch_requests: u64,
     /// Answers by duration: counts per bucket, see [`Stats::latency_edge`].
     pub latency_histogram: Vec<u64>,
+    /// Of a model that answers in streams of tokens.
+    pub chat: Option<ChatStats>,
 }
 
 impl Stats {
@@ -121,6 +126,7 @@ impl Stats {
             batch_rows: read(&counts.batch_rows),
             batch_requests: read(&counts.batch_requests),
             latency_histogram: counts.latency.counts(),
+            chat: shared.chat.as_ref().map(|learned| learned.stats()),
         }
     }
 }

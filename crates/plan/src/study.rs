@@ -42,7 +42,7 @@ const QUEUE: Duration = Duration::from_secs(120);
 pub struct Study {
     pub settings: Settings,
     pub load: Load,
-    /// Tidegate's rules.
+    /// Tidegate's rules, whose SLO is one of whole answers.
     pub rules: Rules,
     /// At least one.
     pub seeds: Vec<u64>,
@@ -124,7 +124,7 @@ impl Study {
     /// Tidegate as it is configured.
     #[must_use]
     pub fn ours(&self) -> Contestant {
-        Contestant::ours(self.rules.slo.percentile)
+        Contestant::ours(self.rules.slo.response().percentile)
     }
 
     /// Requests per second of a replica that is always full, with the answers of this load.

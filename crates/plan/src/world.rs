@@ -16,7 +16,7 @@ mod time;
 use std::time::Duration;
 
 use arrivals::{Arrival, Arrivals, Schedule, spacing::Spacing};
-use autoscaler::policy::{Bounds, Slo};
+use autoscaler::policy::{Bounds, Objective};
 use rand::{SeedableRng as _, rngs::StdRng};
 
 pub use self::judged::{Change, Counted, Outcomes, Run};
@@ -52,7 +52,8 @@ pub struct Settings {
     pub variation: f64,
     /// Calls one replica has at a time, where they are not merged.
     pub slots: u32,
-    pub slo: Slo,
+    /// Of whole answers, whatever the service.
+    pub slo: Objective,
     /// When a request must have its answer.
     pub deadline: Duration,
     pub cold_start: ColdStart,

@@ -122,6 +122,8 @@ pub(crate) struct Model {
     pub(crate) protocol: Protocol,
     pub(crate) slo: Slo,
     pub(crate) deadline: Deadline,
+    /// There exactly where the protocol is [`Protocol::OpenAi`].
+    pub(crate) routing: Option<Routing>,
     pub(crate) batching: Batching,
     pub(crate) queue: QueueLimits,
     pub(crate) concurrency: Concurrency,
@@ -219,14 +221,48 @@ pub(crate) enum Protocol {
     V2Grpc,
     V2Http,
     V1,
+    OpenAi,
 }
 
-/// `quantile` of the answers take at most `latency`.
+/// What a model's answers are to keep.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Slo {
+pub(crate) enum Slo {
+    /// Of whole answers: any protocol.
+    Latency(Objective),
+    /// Of streams of tokens: [`Protocol::OpenAi`] only.
+    Chat {
+        /// Time to the first token.
+        ttft: Objective,
+        /// Time per further token, as the mean of a stream.
+        tpot: Objective,
+    },
+}
+
+/// `quantile` of the answers or streams take at most `latency`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Objective {
     /// Between 0 and 1, like 0.99.
     pub(crate) quantile: f64,
     pub(crate) latency: Duration,
+}
+
+impl Slo {
+    /// The one that waiting counts towards: of whole answers, or of the first token.
+    pub(crate) fn response(&self) -> Objective {
+        match self {
+            Self::Latency(whole) => *whole,
+            Self::Chat { ttft, .. } => *ttft,
+        }
+    }
+
+    /// Every time in it.
+    pub(crate) fn times(&self) -> impl Iterator<Item = Duration> + use<> {
+        let further = match self {
+            Self::Latency(_) => None,
+            Self::Chat { tpot, .. } => Some(tpot.latency),
+        };
+        std::iter::once(self.response().latency).chain(further)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,6 +270,28 @@ pub(crate) struct Deadline {
     /// For calls that bring none; at most `max`.
     pub(crate) default: Duration,
     pub(crate) max: Duration,
+    /// There exactly where the protocol is [`Protocol::OpenAi`].
+    pub(crate) tokens: Option<TokenDeadlines>,
+}
+
+/// How long a model server may be silent; each at most [`Deadline::max`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TokenDeadlines {
+    /// Before the first token of a stream.
+    pub(crate) first: Duration,
+    /// Between two pieces of a stream.
+    pub(crate) between: Duration,
+}
+
+/// Which replica a call goes to.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Routing {
+    /// Calls that begin alike go to the same replica.
+    pub(crate) prefix_affinity: bool,
+    /// Multiple of the average load beyond which they go to another; 1 to 10.
+    pub(crate) load_factor: f64,
+    /// In lower case.
+    pub(crate) session_header: String,
 }
 
 #[derive(Clone, Debug, PartialEq)]

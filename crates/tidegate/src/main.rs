@@ -42,7 +42,7 @@ enum Verb {
     Plan(Box<cli::plan::PlanArgs>),
     /// A sample call, built from what the model says of itself
     Predict(cli::predict::PredictArgs),
-    /// Serve ONNX files: a small model server
+    /// Serve ONNX files: a small model server; or simulate a chat engine (--chat-sim)
     ModelServer(model_server::Args),
     /// Become a replica's command, tied to the life of its gateway
     #[command(hide = true)]

@@ -117,7 +117,7 @@ fn burning(view: &View<'_>) -> Option<LimitKind> {
     let Basis::Learned(learned) = view.capacity.basis else { return None };
     let recent = view.state.signals.window.total(view.now, BURN_SECONDS);
     let (misses, arrivals) = (recent.misses, recent.arrivals.requests);
-    let allowed = (1.0 - view.policy.slo.percentile) * arrivals * BURN;
+    let allowed = view.policy.slo.misses() * arrivals * BURN;
     let burns = arrivals >= BURN_ARRIVALS && misses > allowed.max(1.0) && !learned.patience.is_zero();
     burns.then_some(LimitKind::SloBurning { misses, arrivals })
 }

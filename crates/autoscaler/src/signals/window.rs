@@ -24,7 +24,7 @@ pub(crate) struct Amount {
 impl Amount {
     pub(crate) fn of(self, unit: Unit) -> f64 {
         match unit {
-            Unit::Requests => self.requests,
+            Unit::Requests | Unit::Streams => self.requests,
             Unit::Rows => self.rows,
         }
     }

@@ -13,7 +13,7 @@ use crate::{
     demand::{Envelope, Measure, Why},
     idle::{GAPS_NEEDED, Idle},
     signals::{SAMPLES_NEEDED, Signals},
-    snapshot::LatencyModel,
+    snapshot::{ChatModel, LatencyModel},
 };
 
 /// Form of a digest; another one is not read.
@@ -39,6 +39,9 @@ pub struct Digest {
     /// Since the model was last busy.
     busy: Option<u64>,
     latency: Option<Latency>,
+    /// Of streams, in nanoseconds too; digests from before there were any have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    chat: Option<Chat>,
     /// The highest targets of the last minutes, with their age, newest last.
     #[serde(default)]
     targets: Vec<(u64, u32)>,
@@ -54,6 +57,17 @@ struct Latency {
     samples: u64,
     rows: u32,
     calls: u32,
+}
+
+/// [`ChatModel`] in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Chat {
+    ttft: u64,
+    fixed: u64,
+    stream: u64,
+    tail: u32,
+    tokens: u64,
+    samples: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -90,6 +104,7 @@ impl Digest {
             gaps: state.idle.gaps().to_vec(),
             busy: state.idle.busy_at.map(age),
             latency: state.signals.latency().map(Latency::from),
+            chat: state.signals.chat().map(Chat::from),
             targets: highest(state, now).map(|(at, target)| (age(at), target)).collect(),
             peak: state.highest_peak().map(|peak| Highest {
                 age: age(peak.at),
@@ -123,6 +138,7 @@ impl Digest {
     pub fn weight(&self) -> u64 {
         let gaps: u64 = self.gaps.iter().map(|count| u64::from(*count)).sum();
         let calls = self.latency.map_or(0, |latency| latency.samples);
+        let calls = calls.max(self.chat.map_or(0, |chat| chat.samples));
         // More than what makes it believed is not more: histories are shortened and gateways restart.
         self.starts.len() as u64 + gaps.min(u64::from(GAPS_NEEDED)) + calls.min(SAMPLES_NEEDED)
     }
@@ -134,7 +150,7 @@ impl Digest {
         let at = |age: &u64| made.min(now).checked_sub(Duration::from_millis(*age)).filter(|_| dated);
         let targets = self.targets.iter().take(SPANS);
         State {
-            signals: Signals::restored(self.latency.map(LatencyModel::from)),
+            signals: Signals::restored(self.latency.map(LatencyModel::from), self.chat.map(ChatModel::from)),
             starts: ColdStarts::restored(self.starts.iter().map(|took| Duration::from_millis(*took))),
             idle: Idle::restored(&self.gaps, self.busy.as_ref().and_then(at)),
             past: self.peak.and_then(|p| {
@@ -218,6 +234,32 @@ impl From<Latency> for LatencyModel {
             samples: latency.samples,
             max_batch_rows: latency.rows,
             concurrency: latency.calls,
+        }
+    }
+}
+
+impl From<ChatModel> for Chat {
+    fn from(model: ChatModel) -> Self {
+        Self {
+            ttft: nanos(model.ttft),
+            fixed: nanos(model.tpot_fixed),
+            stream: nanos(model.tpot_per_stream),
+            tail: model.tpot_tail_permille,
+            tokens: model.output_tokens_milli,
+            samples: model.samples,
+        }
+    }
+}
+
+impl From<Chat> for ChatModel {
+    fn from(chat: Chat) -> Self {
+        Self {
+            ttft: Duration::from_nanos(chat.ttft),
+            tpot_fixed: Duration::from_nanos(chat.fixed),
+            tpot_per_stream: Duration::from_nanos(chat.stream),
+            tpot_tail_permille: chat.tail,
+            output_tokens_milli: chat.tokens,
+            samples: chat.samples,
         }
     }
 }

@@ -232,7 +232,7 @@ impl Source for Gateways {
         let gauges = Gauges { queued_requests: queued, queued_rows: queued, ..Gauges::default() };
         let loads = self.loads.lock().expect("no test panics with it");
         let replicas = loads.iter().map(|(id, n)| ReplicaLoad { id: (*id).into(), in_flight: *n }).collect();
-        let busy = Report { at: now, counters, gauges, latency: LEARNED, replicas };
+        let busy = Report { at: now, counters, gauges, latency: LEARNED, chat: None, replicas };
         let quiet = Report { at: now, latency: LEARNED, ..Report::default() };
         let view = |name: &str, report| GatewayView { name: name.into(), listed: true, report: Some(report) };
         vec![view("gateway-a", busy), view("gateway-b", quiet)]

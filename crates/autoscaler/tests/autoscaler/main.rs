@@ -1,5 +1,6 @@
 //! The autoscaler as its users see it: rules, faults, properties, a closed loop and the reconcile loop.
 
+mod chat;
 mod closed_loop;
 mod cluster;
 mod digest;

@@ -128,7 +128,7 @@ impl Source for Counter {
         let queued = self.queued.load(Ordering::Relaxed);
         let counters = Counters { arrivals, arrival_rows: arrivals, ..Counters::default() };
         let gauges = Gauges { queued_requests: queued, queued_rows: queued, ..Gauges::default() };
-        let report = Report { at: now, counters, gauges, latency: LEARNED, replicas: vec![] };
+        let report = Report { at: now, counters, gauges, latency: LEARNED, chat: None, replicas: vec![] };
         vec![GatewayView { name: "here".into(), listed: true, report: Some(report) }]
     }
 }

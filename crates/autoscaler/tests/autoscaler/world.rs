@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use autoscaler::{
     decide::{Decision, decide},
-    policy::{Assumed, Bounds, IdleAfter, Mode, Policy, Slo},
+    policy::{Assumed, Bounds, IdleAfter, Mode, Objective, Policy, Slo},
     snapshot::{
         Counters, FleetView, GatewayView, Gauges, LatencyModel, Phase, ReplicaView, Report, Snapshot,
     },
@@ -19,7 +19,7 @@ pub(crate) fn secs(s: u64) -> Duration {
 pub(crate) fn policy(min: u32, max: u32) -> Policy {
     Policy {
         bounds: Bounds { min, max },
-        slo: Slo { target: Duration::from_millis(200), percentile: 0.99 },
+        slo: Slo::Latency(Objective { target: Duration::from_millis(200), percentile: 0.99 }),
         idle_after: IdleAfter::Auto,
         mode: Mode::Enforce,
         assumed: Assumed { concurrency: 5, cold_start: secs(20) },
@@ -271,7 +271,7 @@ impl World {
             in_flight_requests: in_flight,
             in_flight_rows: in_flight,
         };
-        Report { at: self.now, counters, gauges, latency: self.latency, replicas: Vec::new() }
+        Report { at: self.now, counters, gauges, latency: self.latency, chat: None, replicas: Vec::new() }
     }
 }
 

@@ -6,7 +6,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version, heade
 use hyper::body::Incoming;
 use pipeline::{
     admit::Charge,
-    request::{Class, Payload, Reply, Request as Work, Timings},
+    chat::{Chat, Usage},
+    request::{Answer, Class, Payload, Reply, Request as Work, Timings},
     tensor::Metadata,
 };
 use tokio::time::Instant;
@@ -41,7 +42,16 @@ pub(super) struct Call {
     /// How long a replica had to start before the body could even be read.
     started_for: Option<Duration>,
     timings: Option<Timings>,
+    generated: Option<Generated>,
     state: State,
+}
+
+/// What a model that generates tokens made of a call.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Generated {
+    /// As far as the engine told.
+    pub(super) usage: Option<Usage>,
+    pub(super) ttft: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +71,13 @@ pub(super) struct Job {
     pub(super) charge: Charge,
 }
 
+/// Who asks, and for what besides the body.
+#[derive(Debug)]
+pub(super) struct Caller {
+    pub(super) tenant: Arc<str>,
+    pub(super) chat: Option<Arc<Chat>>,
+}
+
 impl Call {
     pub(super) fn begin(gateway: Gateway, request: &Request<Incoming>) -> Self {
         let surface = surface(request);
@@ -73,6 +90,7 @@ impl Call {
             model: None,
             started_for: None,
             timings: None,
+            generated: None,
             state: State::Open,
         }
     }
@@ -87,8 +105,19 @@ impl Call {
             model: None,
             started_for: None,
             timings: None,
+            generated: None,
             state: State::Open,
         }
+    }
+
+    /// The answer of this call, which is recorded when it ends. From here on this call has no outcome of its own.
+    pub(super) fn hand_over(&mut self) -> Self {
+        self.state = State::Streaming;
+        let mut answer = self.message();
+        answer.started = self.started;
+        answer.model.clone_from(&self.model);
+        answer.timings = self.timings;
+        answer
     }
 
     /// This call becomes the source of messages, each with an outcome of its own.
@@ -155,17 +184,40 @@ impl Call {
         headers: &HeaderMap,
         job: Job,
     ) -> Result<Reply, Failure> {
+        let caller = Caller { tenant: self.nobody(), chat: None };
+        Ok(self.run_for(model, headers, job, caller).await?.reply)
+    }
+
+    /// As [`run`](Self::run), with what is known of whoever called.
+    pub(super) async fn run_for(
+        &mut self,
+        model: &Model,
+        headers: &HeaderMap,
+        job: Job,
+        caller: Caller,
+    ) -> Result<Answer, Failure> {
         let work = Work {
             payload: job.payload,
             deadline: job.deadline,
             class: job.class,
-            tenant: Arc::clone(&self.gateway.shared.nobody),
+            tenant: caller.tenant,
             trace: self.trace(headers),
             charge: job.charge,
+            chat: caller.chat,
         };
         let answer = model.dispatch().call(work).await?;
         self.timings = Some(after_start(answer.timings, self.started_for));
-        Ok(answer.reply)
+        Ok(answer)
+    }
+
+    /// The tenant of calls whose caller is not known.
+    pub(super) fn nobody(&self) -> Arc<str> {
+        Arc::clone(&self.gateway.shared.nobody)
+    }
+
+    /// Notes what was generated, for the record of this call.
+    pub(super) fn generated(&mut self, generated: Generated) {
+        self.generated = Some(generated);
     }
 
     fn trace(&self, headers: &HeaderMap) -> HeaderMap {
@@ -207,6 +259,8 @@ impl Call {
         let total = self.started.elapsed();
         let timings = self.timings.as_ref();
         self.metrics(failed).record(&Observation { surface: self.surface, failed, total, timings });
+        let usage = self.generated.and_then(|generated| generated.usage);
+        let ttft = self.generated.and_then(|generated| generated.ttft);
         tracing::debug!(
             target: "tidegate::access",
             request_id = self.id.to_str().unwrap_or_default(),
@@ -214,6 +268,10 @@ impl Call {
             model = self.model.as_ref().map(|model| &**model.name()),
             reason = failed.map_or("ok", |situation| situation.row().reason),
             total_ms = total.as_secs_f64() * 1e3,
+            ttft_ms = ttft.map(|ttft| ttft.as_secs_f64() * 1e3),
+            // The names that OpenTelemetry gives them.
+            gen_ai.usage.input_tokens = usage.map(|usage| usage.prompt_tokens),
+            gen_ai.usage.output_tokens = usage.map(|usage| usage.output_tokens),
         );
     }
 

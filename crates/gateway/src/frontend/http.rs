@@ -1,7 +1,8 @@
-//! The REST surfaces: Open Inference Protocol, V1 predict, and what OpenAI's clients are told.
+//! The REST surfaces: Open Inference Protocol, V1 predict, and OpenAI.
 
 mod about;
 mod media;
+mod openai;
 mod v1;
 mod v2;
 
@@ -65,7 +66,7 @@ async fn route(call: &mut Call, head: &Parts, body: &mut Incoming) -> Result<Res
         Route::Unload(name) => about::unload(call, &name),
         Route::V1List => Ok(about::v1_list(call)),
         Route::V1Status(target) => about::v1_status(call, &target),
-        Route::OpenAi => Err(Failure::new(Situation::Unsupported, "OpenAI endpoints are not served")),
+        Route::OpenAi(endpoint) => openai::answer(call, head, endpoint, body).await,
     }
 }
 
@@ -91,7 +92,7 @@ fn forwarded(head: &Parts, body: Bytes) -> Opaque {
         Some(path) if path.query().is_none() => path.clone(),
         _ => PathAndQuery::try_from(head.uri.path()).expect("the path of a valid URI is valid"),
     };
-    Opaque { wire: Wire::Http, path, headers: descriptive(&head.headers), body }
+    Opaque { wire: Wire::Http, path, headers: descriptive(&head.headers), body, streamed: false }
 }
 
 /// A model server's answer as it came.

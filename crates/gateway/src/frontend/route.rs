@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use convert::openai::Endpoint;
 use http::Method;
 
 use crate::{
@@ -26,7 +27,7 @@ pub(crate) enum Route<'a> {
     V1List,
     V1Status(Target<'a>),
     V1Predict(Target<'a>),
-    OpenAi,
+    OpenAi(Endpoint),
 }
 
 /// A model, and the version of it if one is named.
@@ -165,8 +166,15 @@ fn v1(rest: &str) -> Result<Option<Route<'_>>, Failure> {
 }
 
 fn openai(rest: &str) -> Option<Route<'_>> {
-    let known = matches!(rest, "chat/completions" | "completions" | "embeddings" | "responses" | "rerank");
-    known.then_some(Route::OpenAi)
+    let endpoint = match rest {
+        "chat/completions" => Endpoint::ChatCompletions,
+        "completions" => Endpoint::Completions,
+        "embeddings" => Endpoint::Embeddings,
+        "responses" => Endpoint::Responses,
+        "rerank" => Endpoint::Rerank,
+        _ => return None,
+    };
+    Some(Route::OpenAi(endpoint))
 }
 
 fn target<'a>(model: &'a str, version: Option<&'a str>) -> Result<Target<'a>, Failure> {
@@ -246,7 +254,8 @@ mod tests {
             ("/v1/models/m", Route::V1Status(model("m", None))),
             ("/v1/models/m:predict", Route::V1Predict(model("m", None))),
             ("/v1/models/m/versions/3:predict", Route::V1Predict(model("m", Some("3")))),
-            ("/v1/chat/completions", Route::OpenAi),
+            ("/v1/chat/completions", Route::OpenAi(Endpoint::ChatCompletions)),
+            ("/v1/rerank", Route::OpenAi(Endpoint::Rerank)),
         ] {
             assert_eq!(Route::of(path).map_err(|f| f.situation), Ok(route), "{path}");
         }

@@ -4,6 +4,8 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, header};
 use serde_json::{Value, json};
 
+use pipeline::Words;
+
 use super::{Failure, Retry};
 use crate::frontend::body::Body;
 
@@ -19,18 +21,29 @@ impl Failure {
         self.response(&json!({ "error": self.sentence(), "code": code, "request_id": request_id }))
     }
 
-    /// `{"error": {"message", "type", "param", "code"}}`, as OpenAI's clients expect it.
+    /// `{"error": {"message", "type", "param", "code"}}`, as OpenAI's clients expect it. Of an engine's refusal its
+    /// own words, which clients look for.
     pub(crate) fn to_openai(&self) -> Response<Body> {
-        let row = self.situation.row();
-        let r#type = match row.http {
+        let words = self.words.as_deref();
+        let of_engine = |word: fn(&Words) -> Option<&String>| words.and_then(word).map(String::as_str);
+        let error = json!({
+            "message": self.sentence(),
+            "type": of_engine(|words| words.kind.as_ref()).unwrap_or(self.openai_type()),
+            "param": of_engine(|words| words.param.as_ref()),
+            "code": of_engine(|words| words.code.as_ref()).unwrap_or(self.situation.row().reason),
+        });
+        self.response(&json!({ "error": error }))
+    }
+
+    /// The `type` of an error in OpenAI's words.
+    pub(crate) fn openai_type(&self) -> &'static str {
+        match self.situation.row().http {
             401 => "authentication_error",
             403 => "permission_error",
             429 => "rate_limit_error",
             500.. => "server_error",
             _ => "invalid_request_error",
-        };
-        let error = json!({ "message": self.sentence(), "type": r#type, "param": null, "code": row.reason });
-        self.response(&json!({ "error": error }))
+        }
     }
 
     fn response(&self, body: &Value) -> Response<Body> {

@@ -4,7 +4,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
-use pipeline::{CallError, Refusal};
+use pipeline::{CallError, Refusal, Words};
 use serde_json::Value;
 
 /// Longest text of a server that is handed on, in characters.
@@ -46,7 +46,7 @@ pub(super) fn of_http(status: StatusCode, headers: &HeaderMap, body: &Bytes) -> 
     };
     let message = message_in(headers, body)
         .unwrap_or_else(|| format!("the model server refused the request (HTTP {})", status.as_u16()));
-    CallError::Refused { kind, message: clean(&message) }
+    CallError::Refused { kind, message: clean(&message), words: words_of(body) }
 }
 
 /// The error that a gRPC status stands for. `trailers` carry its message and hints.
@@ -71,7 +71,7 @@ pub(super) fn of_grpc(code: u32, trailers: &HeaderMap) -> CallError {
     } else {
         clean(&message)
     };
-    CallError::Refused { kind, message }
+    CallError::Refused { kind, message, words: None }
 }
 
 /// The gRPC code that stands for the HTTP status of an answer without one.
@@ -87,12 +87,12 @@ pub(super) fn grpc_code_of_http(status: StatusCode) -> u32 {
 
 /// A refusal for what no server of this protocol can be asked.
 pub(super) fn unsupported(message: &str) -> CallError {
-    CallError::Refused { kind: Refusal::Unsupported, message: message.to_owned() }
+    CallError::Refused { kind: Refusal::Unsupported, message: message.to_owned(), words: None }
 }
 
 /// A refusal for what cannot be written in the server's protocol.
 pub(super) fn inexpressible(reason: &impl std::fmt::Display) -> CallError {
-    CallError::Refused { kind: Refusal::Invalid, message: clean(&reason.to_string()) }
+    CallError::Refused { kind: Refusal::Invalid, message: clean(&reason.to_string()), words: None }
 }
 
 fn oversize(message: &str) -> bool {
@@ -110,6 +110,15 @@ fn http_retry_after(headers: &HeaderMap) -> Option<Duration> {
 fn pushback(trailers: &HeaderMap) -> Option<Duration> {
     let millis = trailers.get("grpc-retry-pushback-ms")?.to_str().ok()?.parse().ok()?;
     Some(Duration::from_millis(millis).min(RETRY_AFTER_MAX))
+}
+
+/// What the server calls it, if it is an error as OpenAI words them: `{"error": {"message", "type", "param", "code"}}`.
+fn words_of(body: &Bytes) -> Option<Box<Words>> {
+    let json: Value = serde_json::from_slice(body.get(..body.len().min(ERROR_BODY_MAX))?).ok()?;
+    let error = json.get("error")?.as_object()?;
+    let word = |key: &str| error.get(key).and_then(Value::as_str).map(clean);
+    let words = Words { code: word("code"), kind: word("type"), param: word("param") };
+    (words != Words::default()).then(|| Box::new(words))
 }
 
 /// The message in an error body: `{"error": …}` of inference servers, `{"detail": …}` of FastAPI, or plain
@@ -208,7 +217,7 @@ mod tests {
     }
 
     fn refused(kind: Refusal, message: &str) -> CallError {
-        CallError::Refused { kind, message: message.to_owned() }
+        CallError::Refused { kind, message: message.to_owned(), words: None }
     }
 
     fn grpc(code: u32, message: &'static str) -> CallError {
@@ -260,6 +269,15 @@ mod tests {
         ] {
             assert_eq!(http(400, body), refused(Refusal::Invalid, message), "{body}");
         }
+    }
+
+    #[test]
+    fn what_a_server_calls_a_refusal_is_kept() {
+        let body =
+            r#"{"error":{"message":"too long","type":"invalid","param":"messages","code":"too_long"}}"#;
+        let CallError::Refused { words: Some(words), .. } = http(400, body) else { panic!("no words") };
+        let word = |word: &str| Some(word.to_owned());
+        assert_eq!(*words, Words { code: word("too_long"), kind: word("invalid"), param: word("messages") });
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, info, warn};
 
-use super::{Config, Description, Server};
+use super::{Config, Description, Protocol, Server};
 
 /// How often a replica is asked to describe its model, and how long after the first refusal; doubled each
 /// time.
@@ -75,13 +75,15 @@ impl<F: FnMut(ReplicaSet)> Follower<F> {
     #[must_use]
     pub fn new(config: Config, set_replicas: F) -> (Self, watch::Receiver<Option<Arc<Metadata>>>) {
         let (metadata, receiver) = watch::channel(None);
+        // The inputs of one call are independent by definition of that protocol.
+        let batch_dimension = (config.protocol == Protocol::OpenAi).then_some(true);
         let follower = Self {
             config,
             set_replicas,
             metadata,
             members: Vec::new(),
             lessons: JoinSet::new(),
-            batch_dimension: None,
+            batch_dimension,
         };
         (follower, receiver)
     }
@@ -141,6 +143,7 @@ impl<F: FnMut(ReplicaSet)> Follower<F> {
                 self.tell(metadata);
                 self.publish();
             }
+            Err(_) if self.config.protocol == Protocol::OpenAi => {}
             Err(error) => {
                 let replica = &member.replica.id;
                 info!(%model, %replica, %error, "the replica does not describe its model");

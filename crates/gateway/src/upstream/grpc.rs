@@ -71,7 +71,7 @@ impl Grpc {
     }
 
     pub(super) async fn call(&self, call: Call) -> Result<Reply, CallError> {
-        let Call { payload, deadline, trace } = call;
+        let Call { payload, ends: deadline, trace, .. } = call;
         match payload {
             Payload::Tensors(inference) => self.infer(inference, deadline, trace).await,
             Payload::Opaque(opaque) if opaque.wire == Wire::Grpc => {
@@ -215,6 +215,7 @@ fn too_long() -> CallError {
     CallError::Refused {
         kind: pipeline::Refusal::TooLarge,
         message: "the request is longer than 4 GiB, the most that gRPC can carry".to_owned(),
+        words: None,
     }
 }
 

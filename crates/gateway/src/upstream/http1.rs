@@ -10,11 +10,12 @@ use std::{
     net::SocketAddr,
     pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError},
-    task::Context,
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
+use futures_util::{Stream, stream};
 use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::Full;
@@ -64,13 +65,20 @@ impl Pool {
         request: Request<Full<Bytes>>,
         limit: usize,
     ) -> Result<Response<Bytes>, CallError> {
-        let (mut link, response) = self.first_answer(request).await?;
-        let (head, body) = response.into_parts();
-        let body = link.collect(body, limit).await?;
-        if head.status != StatusCode::INTERNAL_SERVER_ERROR && link.settle().await {
-            self.idle.push(link);
-        }
+        let (head, body) = self.open(request).await?.into_parts();
+        let body = body.collect(limit).await?;
         Ok(Response::from_parts(head, body))
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    ///
+    /// # Errors
+    /// As [`Pool::send`], without `TooLarge`.
+    pub(super) async fn open(&self, request: Request<Full<Bytes>>) -> Result<Response<Unread>, CallError> {
+        let (link, response) = self.first_answer(request).await?;
+        let may_be_reused = response.status() != StatusCode::INTERNAL_SERVER_ERROR;
+        let pool = may_be_reused.then(|| Arc::clone(&self.idle));
+        Ok(response.map(|body| Unread { link, body, pool }))
     }
 
     /// Idle connections may have been closed by the server meanwhile. As long as the request provably was not
@@ -95,6 +103,80 @@ impl Pool {
                 Some(_) => return Err(CallError::NotSent),
                 None => return Err(of_hyper(&error.into_error())),
             };
+        }
+    }
+}
+
+/// The body of an answer that is still on its connection. Dropping it closes that, which tells the server to stop.
+#[derive(Debug)]
+pub(super) struct Unread {
+    link: Box<Link>,
+    body: Incoming,
+    /// Where the connection goes once the body has ended, if it may be used again.
+    pool: Option<Arc<Idle>>,
+}
+
+impl Unread {
+    /// All of it.
+    ///
+    /// # Errors
+    /// `Reset`, `BadResponse`, and `TooLarge` beyond `limit` bytes.
+    pub(super) async fn collect(mut self, limit: usize) -> Result<Bytes, CallError> {
+        let mut gather = Gather::new(self.body.size_hint().lower(), limit)?;
+        while let Some(piece) = std::future::poll_fn(|context| self.poll_piece(context)).await {
+            gather.push(piece?)?;
+        }
+        self.give_back();
+        Ok(gather.finish())
+    }
+
+    /// Piece by piece, as they come.
+    pub(super) fn pieces(self) -> impl Stream<Item = Result<Bytes, CallError>> + Send + 'static {
+        let mut unread = Some(self);
+        stream::poll_fn(move |context| {
+            let Some(body) = &mut unread else { return Poll::Ready(None) };
+            let piece = ready!(body.poll_piece(context));
+            if !matches!(piece, Some(Ok(_)))
+                && let Some(ended) = unread.take().filter(|_| piece.is_none())
+            {
+                ended.give_back();
+            }
+            Poll::Ready(piece)
+        })
+    }
+
+    /// The next data; `None` at the end, up to which the connection has been driven then.
+    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, CallError>>> {
+        while !self.body.is_end_stream() {
+            let mut frame = Pin::new(&mut self.body).poll_frame(&mut unheard());
+            if frame.is_pending() {
+                drive(&mut self.link.connection, context);
+                frame = Pin::new(&mut self.body).poll_frame(&mut unheard());
+            }
+            match ready!(frame) {
+                // Trailers of HTTP/1 mean nothing to us.
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Poll::Ready(Some(Ok(data)));
+                    }
+                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(of_hyper(&error)))),
+                None => break,
+            }
+        }
+        // Lets the connection see the end of the answer.
+        drive(&mut self.link.connection, context);
+        Poll::Ready(None)
+    }
+
+    /// The connection may have another call, if it is fit for one.
+    fn give_back(self) {
+        let Self { link, pool, .. } = self;
+        if link.connection.is_some()
+            && link.sender.is_ready()
+            && let Some(pool) = pool
+        {
+            pool.push(link);
         }
     }
 }
@@ -189,7 +271,8 @@ impl Link {
             None => of_hyper(&error.into_error()),
         })?;
         let (head, body) = response.into_parts();
-        Ok(Response::from_parts(head, self.collect(body, limit).await?))
+        let body = Unread { link: self, body, pool: None };
+        Ok(Response::from_parts(head, body.collect(limit).await?))
     }
 
     async fn send(
@@ -199,40 +282,16 @@ impl Link {
         let mut response = pin!(self.sender.try_send_request(request));
         let answered = std::future::poll_fn(|context| {
             drive(&mut self.connection, context);
-            response.as_mut().poll(context)
+            response.as_mut().poll(&mut unheard())
         });
         answered.await.map_err(Box::new)
     }
+}
 
-    async fn collect(&mut self, mut body: Incoming, limit: usize) -> Result<Bytes, CallError> {
-        let mut gather = Gather::new(body.size_hint().lower(), limit)?;
-        while !body.is_end_stream() {
-            let frame = std::future::poll_fn(|context| {
-                let frame = Pin::new(&mut body).poll_frame(context);
-                if frame.is_ready() {
-                    return frame;
-                }
-                drive(&mut self.connection, context);
-                Pin::new(&mut body).poll_frame(context)
-            });
-            let Some(frame) = frame.await else { break };
-            // Trailers of HTTP/1 mean nothing to us.
-            if let Ok(data) = frame.map_err(|error| of_hyper(&error))?.into_data() {
-                gather.push(data)?;
-            }
-        }
-        Ok(gather.finish())
-    }
-
-    /// Lets the connection see the end of the answer. Whether it can be used again.
-    async fn settle(&mut self) -> bool {
-        std::future::poll_fn(|context| {
-            drive(&mut self.connection, context);
-            std::task::Poll::Ready(())
-        })
-        .await;
-        self.connection.is_some() && self.sender.is_ready()
-    }
+/// For what only [`drive`] moves on, and is polled right after it: its waker would wake the very task that runs, which
+/// the scheduler takes for a yield, and answers by waking another thread.
+fn unheard() -> Context<'static> {
+    Context::from_waker(Waker::noop())
 }
 
 /// Polls the connection. Its error is not looked at: the call that it concerns is given the same one.

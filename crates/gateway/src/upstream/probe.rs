@@ -52,6 +52,7 @@ pub fn probe(protocol: Protocol, model: Arc<str>) -> BoxCloneSyncService<SocketA
                     Protocol::V2Grpc => over_grpc(address, &model, deadline).await,
                     Protocol::V2Http => over_rest(address, Dialect::V2, &model).await,
                     Protocol::V1 => over_rest(address, Dialect::V1, &model).await,
+                    Protocol::OpenAi => over_openai(address, &model).await,
                 }
             };
             timeout_at(deadline, asked).await.unwrap_or(Err(ProbeError::NoAnswer))
@@ -62,15 +63,28 @@ pub fn probe(protocol: Protocol, model: Arc<str>) -> BoxCloneSyncService<SocketA
 async fn over_rest(address: SocketAddr, dialect: Dialect, model: &str) -> Result<(), ProbeError> {
     let suffix = match dialect {
         Dialect::V2 => "/ready",
-        Dialect::V1 => "",
+        Dialect::V1 | Dialect::OpenAi => "",
     };
     let path = model_path(dialect, model, suffix).ok_or(ProbeError::UnknownModel)?;
+    if says_ready(&get(address, path).await?) { Ok(()) } else { Err(ProbeError::NotReady) }
+}
+
+/// Engines list what they serve once it is loaded.
+async fn over_openai(address: SocketAddr, model: &str) -> Result<(), ProbeError> {
+    let list = get(address, PathAndQuery::from_static("/v1/models")).await?;
+    let list: Value = serde_json::from_slice(&list).map_err(|_error| ProbeError::BadAnswer)?;
+    let models = list.get("data").and_then(Value::as_array).ok_or(ProbeError::BadAnswer)?;
+    let is_it = |entry: &Value| entry.get("id").and_then(Value::as_str) == Some(model);
+    if models.iter().any(is_it) { Ok(()) } else { Err(ProbeError::UnknownModel) }
+}
+
+/// The body of a good answer.
+async fn get(address: SocketAddr, path: PathAndQuery) -> Result<Bytes, ProbeError> {
     let request = rest::request(Method::GET, rest::host(address), path, HeaderMap::new(), Bytes::new());
     let link = http1::Link::open(address, CONNECT_TIMEOUT).await.map_err(of_call)?;
     let response = link.send_only(request, ANSWER_MAX).await.map_err(of_call)?;
     match response.status() {
-        StatusCode::OK if says_ready(response.body()) => Ok(()),
-        StatusCode::OK => Err(ProbeError::NotReady),
+        StatusCode::OK => Ok(response.into_body()),
         StatusCode::NOT_FOUND => Err(ProbeError::UnknownModel),
         status if status.is_client_error() || status.is_server_error() => Err(ProbeError::NotReady),
         _ => Err(ProbeError::BadAnswer),
@@ -163,6 +177,24 @@ mod tests {
                 .await;
                 assert_eq!(probed(scripted.address, protocol).await, expected, "{line} {status} {body}");
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn engines_are_ready_once_they_list_the_model() {
+        for (status, body, expected) in [
+            (200, r#"{"data":[{"id":"x"},{"id":"m"}]}"#, Ok(())),
+            (200, r#"{"data":[{"id":"x"}]}"#, Err(ProbeError::UnknownModel)),
+            (200, r#"{"models":["m"]}"#, Err(ProbeError::BadAnswer)),
+            (200, "ok", Err(ProbeError::BadAnswer)),
+            (503, r#"{"error":{"message":"Loading model"}}"#, Err(ProbeError::NotReady)),
+        ] {
+            let scripted = http1(move |received| {
+                assert_eq!(received.line, "GET /v1/models HTTP/1.1");
+                http1_answer(status, "", body)
+            })
+            .await;
+            assert_eq!(probed(scripted.address, Protocol::OpenAi).await, expected, "{status} {body}");
         }
     }
 

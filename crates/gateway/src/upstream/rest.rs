@@ -11,13 +11,23 @@ use std::{
 };
 
 use bytes::Bytes;
-use convert::{Encoded, v1, v2};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header, uri::PathAndQuery};
+use convert::{
+    Encoded,
+    openai::{
+        self,
+        embeddings::{self, EmbeddingsRequest},
+    },
+    v1, v2,
+};
+use futures_util::StreamExt as _;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header, response, uri::PathAndQuery,
+};
 use http_body_util::Full;
 use pipeline::{
     CallError, Refusal,
     replica::Call,
-    request::{Inference, Opaque, OpaqueReply, Outcome, Payload, Reply, Wire},
+    request::{Inference, Opaque, OpaqueReply, Outcome, Payload, Reply, StreamReply, Wire},
 };
 use tokio::time::Instant;
 
@@ -29,11 +39,12 @@ use super::{
 static HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Which of the two protocols over HTTP.
+/// Which of the protocols over HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Dialect {
     V2,
     V1,
+    OpenAi,
 }
 
 /// A server and the connections to it.
@@ -41,7 +52,7 @@ pub(super) enum Dialect {
 pub(super) struct Rest {
     pool: Pool,
     host: HeaderValue,
-    dialect: Dialect,
+    pub(super) dialect: Dialect,
     pub(super) model: Arc<str>,
     /// The path of calls to the default version.
     infer: PathAndQuery,
@@ -69,11 +80,14 @@ impl Rest {
     }
 
     pub(super) async fn call(&self, call: Call) -> Result<Reply, CallError> {
-        let Call { payload, deadline, trace } = call;
+        let Call { payload, ends: deadline, trace, .. } = call;
         match payload {
             Payload::Tensors(mut inference) => {
                 identify(&mut inference, &trace);
                 self.infer(&inference, deadline, trace).await.map(Reply::Tensors)
+            }
+            Payload::Opaque(opaque) if opaque.wire == Wire::Http && opaque.streamed => {
+                self.open(opaque, deadline, trace).await
             }
             Payload::Opaque(opaque) if opaque.wire == Wire::Http => {
                 self.hand_on(opaque, deadline, trace).await
@@ -99,12 +113,16 @@ impl Rest {
         if let Some(length) = encoded.header_length {
             carried.insert(HEADER_LENGTH.clone(), HeaderValue::from(length));
         }
+        if let Some(credential) = embeddings::credential(inference) {
+            let credential = HeaderValue::try_from(credential).map_err(|_| CallError::BadResponse)?;
+            carried.insert(header::AUTHORIZATION, credential);
+        }
         headers::tell_deadline(&mut carried, deadline);
         let response = self.post(path, carried, encoded.body).await?;
         if !response.status().is_success() {
             return Err(failure::of_http(response.status(), response.headers(), response.body()));
         }
-        self.decode(&response)
+        self.decode(&response, inference)
     }
 
     fn encode(&self, inference: &Inference) -> Result<Encoded, convert::Error> {
@@ -114,28 +132,64 @@ impl Rest {
             }
             Dialect::V2 => v2::encode_request(inference, v2::Style::Json),
             Dialect::V1 => v1::encode_request(inference),
+            Dialect::OpenAi => {
+                let request = EmbeddingsRequest::of_inference(inference);
+                let request = request.ok_or(convert::Error::OpenAiOnly)?;
+                Ok(Encoded { body: embeddings::merge(&[&request]), header_length: None })
+            }
         }
     }
 
-    fn decode(&self, response: &Response<Bytes>) -> Result<Outcome, CallError> {
+    fn decode(&self, response: &Response<Bytes>, inference: &Inference) -> Result<Outcome, CallError> {
         let outcome = match self.dialect {
             Dialect::V2 => v2::decode_response(response.body(), header_length(response.headers())?),
             Dialect::V1 => v1::decode_response(response.body()),
+            Dialect::OpenAi => {
+                let request = EmbeddingsRequest::of_inference(inference).ok_or(CallError::BadResponse)?;
+                embeddings::decode_response(response.body(), &request)
+            }
         };
         outcome.map_err(|_error| CallError::BadResponse)
     }
 
     async fn hand_on(&self, opaque: Opaque, deadline: Instant, trace: HeaderMap) -> Result<Reply, CallError> {
+        let request = self.forwarded(opaque, deadline, trace);
+        let (head, body) = self.pool.send(request, self.response_bytes_max).await?.into_parts();
+        self.whole(head, body)
+    }
+
+    /// Hands a call on and waits for the first piece of its answer: until then it may be repeated elsewhere. A server
+    /// that answers in one piece although it was asked for several is let.
+    async fn open(&self, opaque: Opaque, deadline: Instant, trace: HeaderMap) -> Result<Reply, CallError> {
+        let request = self.forwarded(opaque, deadline, trace);
+        let (mut head, body) = self.pool.open(request).await?.into_parts();
+        if !head.status.is_success() || !is_event_stream(&head.headers) {
+            return self.whole(head, body.collect(self.response_bytes_max).await?);
+        }
+        let mut pieces = Box::pin(body.pieces());
+        let first = pieces.next().await.unwrap_or(Err(CallError::Reset))?;
+        headers::strip(&mut head.headers);
+        Ok(Reply::Stream(StreamReply { headers: head.headers, first, rest: pieces }))
+    }
+
+    /// An answer that came in one piece.
+    fn whole(&self, mut head: response::Parts, body: Bytes) -> Result<Reply, CallError> {
+        if !head.status.is_success() {
+            return Err(failure::of_http(head.status, &head.headers, &body));
+        }
+        if self.dialect == Dialect::OpenAi && !openai::is_answer(&body) {
+            return Err(CallError::BadResponse);
+        }
+        headers::strip(&mut head.headers);
+        Ok(Reply::Opaque(OpaqueReply { status: head.status, headers: head.headers, body }))
+    }
+
+    fn forwarded(&self, opaque: Opaque, deadline: Instant, trace: HeaderMap) -> Request<Full<Bytes>> {
         let mut carried = opaque.headers;
         headers::strip(&mut carried);
         headers::carry(&mut carried, trace);
         headers::tell_deadline(&mut carried, deadline);
-        let (mut head, body) = self.post(opaque.path, carried, opaque.body).await?.into_parts();
-        if !head.status.is_success() {
-            return Err(failure::of_http(head.status, &head.headers, &body));
-        }
-        headers::strip(&mut head.headers);
-        Ok(Reply::Opaque(OpaqueReply { status: head.status, headers: head.headers, body }))
+        request(Method::POST, self.host.clone(), opaque.path, carried, opaque.body)
     }
 
     async fn post(
@@ -157,6 +211,11 @@ impl Rest {
         }
         Ok(response)
     }
+}
+
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    let media = headers.get(header::CONTENT_TYPE).and_then(|media| media.to_str().ok()).unwrap_or_default();
+    media.split(';').next().is_some_and(|media| media.trim().eq_ignore_ascii_case("text/event-stream"))
 }
 
 /// Some servers fail calls without an id. One that has none, as every merged call, goes by that of the request.
@@ -193,7 +252,7 @@ pub(super) fn request(
 pub(super) fn model_path(dialect: Dialect, model: &str, suffix: &str) -> Option<PathAndQuery> {
     let mut path = String::from(match dialect {
         Dialect::V2 => "/v2/models/",
-        Dialect::V1 => "/v1/models/",
+        Dialect::V1 | Dialect::OpenAi => "/v1/models/",
     });
     push_segment(&mut path, model);
     path.push_str(suffix);
@@ -201,15 +260,17 @@ pub(super) fn model_path(dialect: Dialect, model: &str, suffix: &str) -> Option<
 }
 
 fn infer_path(dialect: Dialect, model: &str, version: &str) -> Option<PathAndQuery> {
+    let verb = match dialect {
+        Dialect::V2 => "/infer",
+        Dialect::V1 => ":predict",
+        Dialect::OpenAi => return Some(PathAndQuery::from_static("/v1/embeddings")),
+    };
     let mut suffix = String::new();
     if !version.is_empty() {
         suffix.push_str("/versions/");
         push_segment(&mut suffix, version);
     }
-    suffix.push_str(match dialect {
-        Dialect::V2 => "/infer",
-        Dialect::V1 => ":predict",
-    });
+    suffix.push_str(verb);
     model_path(dialect, model, &suffix)
 }
 
@@ -237,6 +298,7 @@ fn unknown_version() -> CallError {
     CallError::Refused {
         kind: Refusal::NotFound,
         message: "there is no such version of the model".to_owned(),
+        words: None,
     }
 }
 

@@ -214,7 +214,8 @@ pub(super) async fn within<T>(happens: impl Future<Output = T>) -> T {
 pub(super) fn call(payload: Payload) -> Call {
     let mut trace = HeaderMap::new();
     trace.insert("x-request-id", HeaderValue::from_static("r1"));
-    Call { payload, deadline: Instant::now() + PATIENCE, trace }
+    let deadline = Instant::now() + PATIENCE;
+    Call { payload, deadline, ends: deadline, trace }
 }
 
 pub(super) fn http_payload(body: &'static str) -> Payload {
@@ -236,7 +237,8 @@ pub(super) fn opaque(
         .iter()
         .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
         .collect();
-    Payload::Opaque(Opaque { wire, path: http::uri::PathAndQuery::from_static(path), headers, body })
+    let path = http::uri::PathAndQuery::from_static(path);
+    Payload::Opaque(Opaque { wire, path, headers, body, streamed: false })
 }
 
 /// Two rows of one byte each.
@@ -252,12 +254,14 @@ pub(super) async fn send(upstream: &Upstream, payload: Payload) -> Result<Reply,
 pub(super) async fn send_opaque(upstream: &Upstream, payload: Payload) -> Result<OpaqueReply, CallError> {
     send(upstream, payload).await.map(|reply| match reply {
         Reply::Opaque(reply) => reply,
+        Reply::Stream(reply) => panic!("a streamed answer: {reply:?}"),
         Reply::Tensors(outcome) => panic!("an answer in tensors: {outcome:?}"),
     })
 }
 
 pub(super) async fn send_tensors(upstream: &Upstream) -> Result<Outcome, CallError> {
     send(upstream, tensors()).await.map(|reply| match reply {
+        Reply::Stream(reply) => panic!("a streamed answer: {reply:?}"),
         Reply::Tensors(outcome) => outcome,
         Reply::Opaque(reply) => panic!("an opaque answer: {reply:?}"),
     })

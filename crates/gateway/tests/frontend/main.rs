@@ -10,5 +10,6 @@ mod grpc;
 mod http1;
 mod http2;
 mod lifecycle;
+mod openai;
 mod rest;
 mod rig;

@@ -190,10 +190,12 @@ async fn shared_memory_is_refused_also_where_bodies_pass_through() {
 #[tokio::test]
 async fn openai_paths_answer_in_openais_envelope() {
     let rig = Setup::default().start();
-    let response = rig.post("/v1/chat/completions", JSON, "{}").await;
+    let response = rig.post("/v1/chat/completions", JSON, r#"{"model":"resnet50","messages":[]}"#).await;
     assert_eq!(response.status, 501);
     assert_eq!(response.json()["error"]["code"], "unsupported");
     assert_eq!(response.json()["error"]["type"], "server_error");
+    let response = rig.post("/v1/chat/completions", JSON, "{}").await;
+    assert_eq!((response.status, response.reason()), (400, "bad_request"));
 }
 
 #[tokio::test]
@@ -214,7 +216,11 @@ async fn refusals_carry_their_hints() {
         (Error::Upstream(CallError::BadResponse), 502, "upstream_bad_response", "", "", "false"),
         (Error::Upstream(CallError::Deadline), 504, "deadline_exceeded", "", "", "false"),
         (
-            Error::Upstream(CallError::Refused { kind: Refusal::Invalid, message: "bad\ninput".into() }),
+            Error::Upstream(CallError::Refused {
+                kind: Refusal::Invalid,
+                message: "bad\ninput".into(),
+                words: None,
+            }),
             400,
             "bad_request",
             "",

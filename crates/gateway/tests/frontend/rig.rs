@@ -11,13 +11,14 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use gateway::{
-    Config, Deadlines, Dispatch, Drained, Gateway, Listener, Model, Models, Parts, Readiness,
+    ChatTerms, Config, Deadlines, Dispatch, Drained, Gateway, Listener, Model, Models, Parts, Readiness,
     upstream::Protocol,
 };
 use pipeline::{
     Error, Stats,
     admit::Memory,
-    request::{Answer, OpaqueReply, Outcome, Payload, Reply, Request, Timings},
+    chat::Chat,
+    request::{Answer, Class, OpaqueReply, Outcome, Payload, Reply, Request, Timings},
     tensor::{DataType, Metadata, TensorSpec},
 };
 use tokio::{
@@ -55,6 +56,9 @@ pub(crate) struct Seen {
     pub(crate) payload: Payload,
     pub(crate) left: Duration,
     pub(crate) trace: http::HeaderMap,
+    pub(crate) class: Class,
+    pub(crate) tenant: Arc<str>,
+    pub(crate) chat: Option<Arc<Chat>>,
 }
 
 impl Dispatch for Fake {
@@ -64,6 +68,9 @@ impl Dispatch for Fake {
                 payload: request.payload.clone(),
                 left: request.deadline.saturating_duration_since(tokio::time::Instant::now()),
                 trace: request.trace.clone(),
+                class: request.class,
+                tenant: Arc::clone(&request.tenant),
+                chat: request.chat.clone(),
             });
             if let Some(gate) = &self.gate {
                 tokio::select! {
@@ -82,7 +89,7 @@ impl Dispatch for Fake {
                 cold_start: Some(Duration::from_millis(2040)),
                 ..Timings::default()
             };
-            Ok(Answer { reply, timings })
+            Ok(Answer::new(reply, timings))
         })
     }
 
@@ -118,6 +125,7 @@ pub(crate) struct Setup {
     pub(crate) passes_through: bool,
     pub(crate) script: Box<Script>,
     pub(crate) gated: bool,
+    pub(crate) chat: Option<ChatTerms>,
     pub(crate) metadata: Option<Metadata>,
     pub(crate) readiness: Readiness,
     pub(crate) memory: usize,
@@ -131,6 +139,7 @@ impl Default for Setup {
             passes_through: false,
             script: Box::new(echo),
             gated: false,
+            chat: None,
             metadata: Some(metadata()),
             readiness: Readiness::Ready { replicas: 1 },
             memory: 64 << 20,
@@ -170,6 +179,7 @@ impl Setup {
             },
             metadata: described,
             readiness: ready,
+            chat: self.chat,
             wake: wake.clone(),
         });
         let models = Models::default();
@@ -290,7 +300,25 @@ impl Wire {
         let length = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
         let mut body = vec![0; length];
         self.stream.read_exact(&mut body).await.ok()?;
+        if headers.get("transfer-encoding").is_some_and(|coding| coding == "chunked") {
+            while let Some(chunk) = self.chunk().await {
+                body.extend_from_slice(&chunk);
+            }
+        }
         Some(Response { status, headers, body: body.into() })
+    }
+
+    /// The next chunk of a body; `None` for the last one, and if the connection ends.
+    async fn chunk(&mut self) -> Option<Vec<u8>> {
+        let mut length = Vec::new();
+        while !length.ends_with(b"\r\n") {
+            length.push(self.stream.read_u8().await.ok()?);
+        }
+        let length = usize::from_str_radix(std::str::from_utf8(&length).unwrap().trim(), 16).unwrap();
+        let mut chunk = vec![0; length + 2];
+        self.stream.read_exact(&mut chunk).await.ok()?;
+        chunk.truncate(length);
+        (length > 0).then_some(chunk)
     }
 
     /// Whether the gateway closes the connection, with what it said before.

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use autoscaler::reconcile::Source as _;
 use proptest::prelude::*;
-use proto::signals::{Counters, Gauges, Hello, LatencyModel, ModelReport, ReplicaLoad, Reports, Withdrawal};
+use proto::signals::{
+    ChatModel, Counters, Gauges, Hello, LatencyModel, ModelReport, ReplicaLoad, Reports, Withdrawal,
+};
 use tokio::sync::watch;
 
 use super::net::{MODEL, secs, view};
@@ -56,6 +58,14 @@ fn a_message() -> impl Strategy<Value = ModelReport> {
             replicas,
             wake,
             withdrawal: n[15],
+            chat: latency.then(|| ChatModel {
+                ttft_nanos: n[12],
+                tpot_fixed_nanos: n[13],
+                tpot_per_stream_nanos: n[14],
+                tpot_tail_permille: n[15] as u32,
+                output_tokens_milli: n[12],
+                samples: n[13],
+            }),
         },
     )
 }
@@ -63,12 +73,12 @@ fn a_message() -> impl Strategy<Value = ModelReport> {
 /// What a reconcile loop would make of it.
 fn decide(source: &ModelSource, seconds: u64, state: &mut autoscaler::state::State) {
     use autoscaler::{
-        policy::{Assumed, Bounds, IdleAfter, Mode, Policy, Slo},
+        policy::{Assumed, Bounds, IdleAfter, Mode, Objective, Policy, Slo},
         snapshot::{FleetView, Snapshot},
     };
     let policy = Policy {
         bounds: Bounds { min: 0, max: 20 },
-        slo: Slo { target: secs(1), percentile: 0.99 },
+        slo: Slo::Latency(Objective { target: secs(1), percentile: 0.99 }),
         idle_after: IdleAfter::Auto,
         mode: Mode::Enforce,
         assumed: Assumed { concurrency: 4, cold_start: secs(20) },

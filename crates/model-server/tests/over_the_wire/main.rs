@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "what fails here fails a test")]
 
+mod chat;
 mod client;
 
 use std::time::Duration;
@@ -396,6 +397,9 @@ async fn the_command_line_serves_files_until_it_is_told_to_stop() {
     let command = <Command as clap::Parser>::try_parse_from(words).unwrap();
     let shutdown = CancellationToken::new();
     shutdown.cancel();
+    model_server::run(command.args, shutdown.clone()).await.unwrap();
+    let command =
+        <Command as clap::Parser>::try_parse_from(["x", "--port", "0", "--chat-sim", "big"]).unwrap();
     model_server::run(command.args, shutdown).await.unwrap();
     let words = ["x", "--onnx", "no-such-file.onnx"];
     let command = <Command as clap::Parser>::try_parse_from(words).unwrap();

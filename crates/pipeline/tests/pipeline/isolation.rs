@@ -15,7 +15,7 @@ use crate::server::{Server, ask, config, serve};
 const SECOND: Duration = Duration::from_secs(1);
 
 fn refused() -> CallError {
-    CallError::Refused { kind: Refusal::Invalid, message: "poison".into() }
+    CallError::Refused { kind: Refusal::Invalid, message: "poison".into(), words: None }
 }
 
 /// Whether any row belongs to a request whose nonce is poisoned.

@@ -100,6 +100,7 @@ pub(crate) fn config() -> Config {
         idempotent: true,
         slo: Duration::from_secs(10),
         cold_start_timeout: Duration::from_secs(120),
+        chat: None,
     }
 }
 
@@ -125,6 +126,7 @@ pub(crate) fn request(nonce: u32, rows: u64, deadline: Duration) -> Request {
         tenant: "".into(),
         trace: http::HeaderMap::new(),
         charge: Charge::none(),
+        chat: None,
     }
 }
 

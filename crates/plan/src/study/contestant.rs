@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use autoscaler::policy::Policy as Rules;
+use autoscaler::policy::{Objective, Policy as Rules, Slo};
 
 use crate::policy::{Delay, Fixed, Hpa, Keda, Kpa, Ours, Policy};
 
@@ -85,7 +85,8 @@ impl Contestant {
             (_, tuning) => {
                 let mut rules = rules.clone();
                 if let Tuning::Percentile(percentile) = tuning {
-                    rules.slo.percentile = f64::from(percentile) / 1e4;
+                    let percentile = f64::from(percentile) / 1e4;
+                    rules.slo = Slo::Latency(Objective { percentile, ..*rules.slo.response() });
                 }
                 Box::new(Ours::new(rules))
             }
@@ -96,7 +97,7 @@ impl Contestant {
 /// Tidegate as configured and with other percentiles, and the others that are asked for; those that follow from
 /// other simulations left out.
 pub(super) fn all(rules: &Rules, against: &[Family]) -> Vec<Contestant> {
-    let ours = Contestant::ours(rules.slo.percentile);
+    let ours = Contestant::ours(rules.slo.response().percentile);
     let tuned = |family: Family| -> Vec<Contestant> {
         let targets: &[u32] = match family {
             Family::Hpa | Family::Keda => &TARGETS,

@@ -46,6 +46,8 @@ impl Sight {
             counters: gateway.counters,
             gauges: gateway.gauges(now),
             latency: gateway.model(fleet.seats()),
+            // Whole answers are judged, so that the pace of tokens is of no use.
+            chat: None,
             replicas,
         };
         let name = Arc::clone(&self.name);

@@ -30,7 +30,7 @@ impl Policy for Script {
 }
 
 fn at(seconds: &[f64]) -> Schedule {
-    Schedule::Listed(seconds.iter().map(|at| Listed { at: *at, tokens: 0 }).collect())
+    Schedule::Listed(seconds.iter().copied().map(Listed::untold).collect())
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use arrivals::{profile::Profile, spacing::Spacing};
-use autoscaler::policy::{Assumed, Bounds, IdleAfter, Mode, Policy as Rules, Slo};
+use autoscaler::policy::{Assumed, Bounds, IdleAfter, Mode, Objective, Policy as Rules, Slo};
 use plan::{
     load::Load,
     policy::{Ours, Policy},
@@ -21,7 +21,7 @@ pub(crate) fn settings(service: &str) -> Settings {
         service: service.parse().expect("a service"),
         variation: 0.3,
         slots: 4,
-        slo: Slo { target: Duration::from_millis(200), percentile: 0.99 },
+        slo: Objective { target: Duration::from_millis(200), percentile: 0.99 },
         deadline: secs(30),
         cold_start: "20s".parse().expect("a start"),
         cold_start_timeout: secs(120),
@@ -36,7 +36,7 @@ pub(crate) fn settings(service: &str) -> Settings {
 pub(crate) fn rules(settings: &Settings) -> Rules {
     Rules {
         bounds: settings.bounds,
-        slo: settings.slo,
+        slo: Slo::Latency(settings.slo),
         idle_after: IdleAfter::Auto,
         mode: Mode::Enforce,
         assumed: Assumed { concurrency: settings.slots, cold_start: settings.cold_start.mean() },

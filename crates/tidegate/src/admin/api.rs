@@ -95,7 +95,7 @@ fn summary(view: &View) -> Value {
         "batch_rows": latest.and_then(|sample| sample.batch_rows),
         "p50_seconds": p50,
         "p99_seconds": p99,
-        "slo": { "quantile": view.config.slo.quantile, "seconds": view.config.slo.latency.as_secs_f64() },
+        "slo": slo(view.config.slo),
         "why": why.or_else(|| directive.as_ref().map(|directive| directive.why.to_string())),
         "leader": directive.as_ref().map(|directive| &directive.leader),
     })
@@ -321,15 +321,31 @@ fn model_configuration(model: &config::Model) -> Value {
         "name": model.name,
         "fleet": fleet,
         "protocol": format!("{:?}", model.protocol),
-        "slo": { "quantile": model.slo.quantile, "seconds": model.slo.latency.as_secs_f64() },
+        "slo": slo(model.slo),
         "deadline": {
             "default_seconds": model.deadline.default.as_secs_f64(),
             "max_seconds": model.deadline.max.as_secs_f64(),
+            "first_token_seconds": model.deadline.tokens.map(|tokens| tokens.first.as_secs_f64()),
+            "between_tokens_seconds": model.deadline.tokens.map(|tokens| tokens.between.as_secs_f64()),
         },
+        "routing": model.routing.as_ref().map(|routing| json!({
+            "prefix_affinity": routing.prefix_affinity,
+            "load_factor": routing.load_factor,
+            "session_header": routing.session_header,
+        })),
         "batching": format!("{:?}", model.batching),
         "queue": { "requests": model.queue.requests, "bytes": model.queue.bytes },
         "scaling": model.fleet.scaling().map(|scaling| json!({ "min": scaling.min, "max": scaling.max })),
     })
+}
+
+/// Of whole answers as it always was; of streams the two objectives by name.
+fn slo(slo: config::Slo) -> Value {
+    let objective = |objective: config::Objective| json!({ "quantile": objective.quantile, "seconds": objective.latency.as_secs_f64() });
+    match slo {
+        config::Slo::Latency(whole) => objective(whole),
+        config::Slo::Chat { ttft, tpot } => json!({ "ttft": objective(ttft), "tpot": objective(tpot) }),
+    }
 }
 
 #[cfg(test)]

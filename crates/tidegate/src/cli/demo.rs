@@ -1,5 +1,5 @@
-//! `tidegate demo`: a bundled model at zero replicas on this machine, lines to call it with, and what its
-//! autoscaler does, as it does it.
+//! `tidegate demo`: a bundled model and a simulated chat engine at zero replicas on this machine, lines to call them
+//! with, and what their autoscalers do, as they do it.
 
 use std::{
     fs, io,
@@ -26,6 +26,7 @@ use crate::{
 const MODEL: &[u8] = include_bytes!("../../../../examples/models/digits.onnx");
 /// A handwritten 8 of the held-out part, eight rows of eight.
 const DIGIT: &str = include_str!("../../../../examples/requests/digits-v1.json");
+const MODELS: [&str; 2] = ["digits", "parrot"];
 const LOOK: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
@@ -77,7 +78,7 @@ pub(crate) fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let text = configuration(&args, &unpacked.model());
     let loaded = config::parse(Source { name: "demo".to_owned(), text })
         .map_err(|report| anyhow::anyhow!("{}", report.render(Style::Plain)))?;
-    let metrics = telemetry::start_metrics(loaded.config.models.iter().map(|model| model.slo.latency))?;
+    let metrics = telemetry::start_metrics(loaded.config.models.iter().flat_map(|model| model.slo.times()))?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
     let process = serve::Process::alone(metrics);
@@ -85,15 +86,18 @@ pub(crate) fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
         let style = Style::of(&io::stdout());
         // If nobody reads what the demo prints, it still serves.
         let _ = print(&welcome(&started, &args, style));
-        if let Some(view) = started.registry.view("digits") {
-            tokio::spawn(narrate(view, style));
+        for name in MODELS {
+            if let Some(view) = started.registry.view(name) {
+                tokio::spawn(narrate(view, style));
+            }
         }
     });
     let served = runtime.block_on(served);
     served.context("if another program has the port, choose others with --listen and --admin")
 }
 
-/// The model answers in 8 ms + 1 ms a row, so that there is something to batch and to scale on a laptop.
+/// The model answers in 8 ms + 1 ms a row, so that there is something to batch and to scale on a laptop; the engine
+/// takes its time as one on an accelerator does.
 fn configuration(args: &DemoArgs, model: &Path) -> String {
     let DemoArgs { listen, admin, max, idle } = args;
     let model = serde_json::Value::from(model.display().to_string());
@@ -109,6 +113,13 @@ models:
     protocol: v2-grpc
     slo: {{p99: 100ms}}
     scaling: {{min: 0, max: {max}, idleAfter: {idle}s}}
+  - name: parrot
+    fleet:
+      process:
+        command: [tidegate, model-server, --chat-sim, parrot, --port, "{{port}}", --start-delay, 3s]
+    protocol: openai
+    slo: {{ttft: {{p99: 1s}}, tpot: {{p95: 40ms}}}}
+    scaling: {{min: 0, max: {max}, idleAfter: {idle}s}}
 "#
     )
 }
@@ -121,7 +132,8 @@ fn welcome(started: &Started, args: &DemoArgs, style: Style) -> String {
     format!(
         r#"{title}: no configuration, no cluster
 
-  model      digits (8×8 handwritten digits), at zero replicas, at most {max}
+  models     digits (8×8 handwritten digits) and parrot (a simulated chat engine that repeats what it hears),
+             each at zero replicas, at most {max}
   clients    http://{listen}   HTTP/1.1, HTTP/2 and gRPC
   status     http://{admin}/
 
@@ -134,11 +146,16 @@ fn welcome(started: &Started, args: &DemoArgs, style: Style) -> String {
   curl -s http://{listen}/v2/models/digits/infer -d '{{"inputs":[{{"name":"pixels","shape":[1,64],"datatype":"FP32","data":{pixels}}}]}}'
   curl -s http://{listen}/v2/models/digits
 
+{chat}
+
+  curl -sN http://{listen}/v1/chat/completions -d '{{"model":"parrot","stream":true,"max_tokens":24,"messages":[{{"role":"user","content":"the tide comes in, the tide goes out"}}]}}'
+
 {load}
 
   cargo run --release -p loadtest -- http://{listen} --model digits --bursts on=20s,off=40s --rate 1000 --duration 3m
   tidegate status --admin {admin} --watch
   tidegate why digits --admin {admin}
+  tidegate why parrot --admin {admin}
 
 Ctrl-C ends it. What the autoscaler does:
 
@@ -148,12 +165,14 @@ Ctrl-C ends it. What the autoscaler does:
         admin = started.admin,
         call = heading("Call it with a handwritten 8; the first call starts a replica and waits for it:"),
         same = heading("The same over the Open Inference Protocol, and what the model says of itself:"),
+        chat = heading("Chat, as the openai package does; the base URL for it is http://…/v1:"),
         load = heading("Put it under load and watch, each in a terminal of its own:"),
     )
 }
 
 /// Prints each change of the wish with its reason, and each replica that becomes ready.
 async fn narrate(view: Arc<View>, style: Style) {
+    let name = &view.config.name;
     let mut told = Duration::ZERO;
     let mut ready = 0;
     let mut tick = interval(LOOK);
@@ -167,14 +186,14 @@ async fn narrate(view: Arc<View>, style: Style) {
             told = entry.decision.at;
             if entry.decision.from != entry.decision.to {
                 let time = style.dim(&wall_clock(entry.decision.at));
-                let _ = print(&format!("  {time}  {}\n", explain::sentence(&entry.decision)));
+                let _ = print(&format!("  {time}  {name} {}\n", explain::sentence(&entry.decision)));
             }
         }
         let now = view.replicas().iter().filter(|replica| replica.phase == Phase::Ready).count();
         if now != ready {
             ready = now;
             let time = style.dim(&wall_clock(view.clock.now()));
-            let _ = print(&format!("  {time}  {}\n", style.green(&format!("{ready} ready"))));
+            let _ = print(&format!("  {time}  {name} {}\n", style.green(&format!("{ready} ready"))));
         }
     }
 }

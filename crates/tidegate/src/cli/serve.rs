@@ -40,7 +40,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     print_error(&loaded.warnings.render(style))?;
     let format = if std::io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json };
     telemetry::start_logging(format, "info")?;
-    let slos = loaded.config.models.iter().map(|model| model.slo.latency);
+    let slos = loaded.config.models.iter().flat_map(|model| model.slo.times());
     let metrics = telemetry::start_metrics(slos)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;

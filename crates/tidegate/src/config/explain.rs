@@ -69,13 +69,12 @@ impl Explained {
     /// One line: the path and its default.
     pub(crate) fn line(&self, style: Style) -> String {
         let default = match self.key.fallback {
-            Fallback::Value(text) => text,
-            Fallback::Required => "required",
-            Fallback::Absent | Fallback::Shown => "",
+            Fallback::Required => "required".to_owned(),
+            _ => self.key.default_in_words().unwrap_or_default(),
         };
         // Padded before it is painted: escape codes have no width.
         let path = format!("{:<44}", self.path);
-        format!("{} {}\n", path, style.dim(default)).trim_end().to_owned() + "\n"
+        format!("{} {}\n", path, style.dim(&default)).trim_end().to_owned() + "\n"
     }
 
     /// A paragraph: type, default, meaning, example, and the keys inside.
@@ -109,11 +108,13 @@ impl Explained {
     }
 
     fn default_in_words(&self) -> String {
+        if let Some(default) = self.key.default_in_words() {
+            return default;
+        }
         match self.key.fallback {
-            Fallback::Value(text) => text.to_owned(),
             Fallback::Required => "none: it is required".to_owned(),
             _ if self.key.children().is_empty() || self.key.is_repeated() => "none".to_owned(),
-            Fallback::Absent | Fallback::Shown => "those of the keys inside".to_owned(),
+            _ => "those of the keys inside".to_owned(),
         }
     }
 
@@ -127,6 +128,7 @@ impl Explained {
             "path": self.path,
             "type": self.key.kind.words(),
             "default": default,
+            "default_openai": self.key.openai,
             "required": self.key.fallback == Fallback::Required,
             "meaning": self.key.meaning,
             "example": self.key.example,

@@ -14,6 +14,8 @@ pub(crate) struct Key {
     pub(crate) name: &'static str,
     pub(crate) kind: Kind,
     pub(crate) fallback: Fallback,
+    /// What it holds instead where `protocol` is openai and the file does not have it.
+    pub(crate) openai: Option<&'static str>,
     /// Full sentences, for a reader who knows the key's name only.
     pub(crate) meaning: &'static str,
     /// A value as it stands in a file; empty where the default or the choices show one.
@@ -53,6 +55,11 @@ pub(crate) enum Kind {
         max: u64,
         form: Form,
     },
+    /// A number within these whole bounds, with decimals or without.
+    Decimal {
+        min: u64,
+        max: u64,
+    },
     Flag,
     Text(Form),
     /// One of these words, each with its meaning.
@@ -78,11 +85,16 @@ pub(crate) struct Form {
 
 impl Key {
     const fn new(name: &'static str, kind: Kind, meaning: &'static str) -> Self {
-        Self { name, kind, fallback: Fallback::Absent, meaning, example: "" }
+        Self { name, kind, fallback: Fallback::Absent, openai: None, meaning, example: "" }
     }
 
     const fn default(self, text: &'static str) -> Self {
         Self { fallback: Fallback::Value(text), ..self }
+    }
+
+    /// Another default where `protocol` is openai.
+    const fn openai(self, text: &'static str) -> Self {
+        Self { openai: Some(text), ..self }
     }
 
     const fn required(self) -> Self {
@@ -122,9 +134,21 @@ impl Key {
 
     /// A value that may stand in a file: the default, or else the example.
     pub(crate) fn sample(&self) -> &'static str {
-        match self.fallback {
-            Fallback::Value(text) => text,
+        match (self.fallback, self.openai) {
+            (Fallback::Value(text), _) => text,
+            (_, Some(text)) if self.example.is_empty() => text,
             _ => self.example,
+        }
+    }
+
+    /// The defaults in words; `None` if there is none.
+    pub(crate) fn default_in_words(&self) -> Option<String> {
+        match (self.fallback, self.openai) {
+            (Fallback::Value(text), None) => Some(text.to_owned()),
+            (Fallback::Value(text), Some(openai)) => {
+                Some(format!("{text}; {openai} where protocol is openai"))
+            }
+            (_, openai) => Some(format!("{} where protocol is openai", openai?)),
         }
     }
 }
@@ -139,6 +163,7 @@ impl Kind {
             Self::NumberOrText { min, max, form } => {
                 format!("a whole number from {min} to {max}, or {}", form.words)
             }
+            Self::Decimal { min, max } => format!("a number from {min} to {max}, like {min}.25"),
             Self::Flag => "true or false".to_owned(),
             Self::Text(form) => form.words.to_owned(),
             Self::Choice(choices) => one_of(choices),

@@ -117,6 +117,10 @@ fn shutdown(found: &mut Findings, root: &Section<'_>) -> Option<Shutdown> {
 /// A duration that must not be zero: nothing can be done in no time.
 fn positive(found: &mut Findings, section: &Section<'_>, name: &str) -> Option<Setting<Duration>> {
     let setting = found.get::<Duration>(section, name)?;
+    above_zero(found, setting)
+}
+
+fn above_zero(found: &mut Findings, setting: Setting<Duration>) -> Option<Setting<Duration>> {
     if setting.value.is_zero() {
         found.error(&setting.path, setting.span, "must be longer than 0".to_owned(), "");
         return None;

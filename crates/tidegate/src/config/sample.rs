@@ -33,7 +33,7 @@ fn key_lines(key: &Key, indent: usize, out: &mut String) {
         }
         (_, Fallback::Value(default)) => out.push_str(&format!("{pad}{}: {default}\n", key.name)),
         _ if shown => out.push_str(&format!("{pad}{}: {}\n", key.name, key.example)),
-        _ => out.push_str(&format!("{pad}# {}: {}\n", key.name, key.example)),
+        _ => out.push_str(&format!("{pad}# {}: {}\n", key.name, key.sample())),
     }
     if let Fallback::Value(default) = key.fallback
         && !key.example.is_empty()

@@ -148,6 +148,30 @@ fn whole_number(scalar: &Scalar, kind: &Kind) -> Result<u32, Complaint> {
     }
 }
 
+impl FromScalar for f64 {
+    fn from_scalar(scalar: &Scalar, kind: &Kind) -> Result<Self, Complaint> {
+        let text = scalar.text.as_str();
+        let is_plain = text.starts_with(|c: char| c.is_ascii_digit())
+            && text.ends_with(|c: char| c.is_ascii_digit())
+            && text.chars().all(|c| c.is_ascii_digit() || c == '.');
+        let Some(number) = text.parse::<f64>().ok().filter(|number| is_plain && number.is_finite()) else {
+            return complain(format!("{} is not a number", quoted(text)), format!("write {}", kind.words()));
+        };
+        if scalar.quoted {
+            return complain(
+                format!("{} is a text here", quoted(text)),
+                format!("write {text}, without quotes"),
+            );
+        }
+        match kind {
+            Kind::Decimal { min, max } if !(*min as f64..=*max as f64).contains(&number) => {
+                complain(format!("{text} is out of range"), format!("write {}", kind.words()))
+            }
+            _ => Ok(number),
+        }
+    }
+}
+
 impl FromScalar for Duration {
     fn from_scalar(scalar: &Scalar, kind: &Kind) -> Result<Self, Complaint> {
         let text = scalar.text.as_str();
@@ -343,6 +367,17 @@ mod tests {
         }
         for text in ["", "B", "1", "0B", "-1B", "1 B", "1Mi", "1MiBB", "1MiB1KiB", "99999999999TiB", "1e3B"] {
             assert!(read(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn decimals_are_plain_and_within_bounds() {
+        let kind = Kind::Decimal { min: 1, max: 10 };
+        for (text, number) in [("1", 1.0), ("1.0", 1.0), ("1.25", 1.25), ("10", 10.0)] {
+            assert_eq!(read::<f64>(text, &kind), Ok(number), "{text}");
+        }
+        for text in ["", "0.99", "10.1", "-1", "+2", "1e0", "NaN", "inf", ".5", "2.", "1.2.3", "1,5"] {
+            assert!(read::<f64>(text, &kind).is_err(), "{text}");
         }
     }
 

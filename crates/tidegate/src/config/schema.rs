@@ -36,18 +36,27 @@ fn members(keys: &[Key]) -> Map<String, Value> {
 fn property(key: &Key) -> Value {
     let mut schema = kind(&key.kind);
     if let Value::Object(members) = &mut schema {
-        members.insert("description".to_owned(), json!(key.meaning));
-        if let Fallback::Value(text) = key.fallback {
+        members.insert("description".to_owned(), json!(described(key)));
+        if let (Fallback::Value(text), None) = (key.fallback, key.openai) {
             members.insert("default".to_owned(), default(&key.kind, text));
         }
     }
     schema
 }
 
+/// The meaning, and the defaults where they depend on another key.
+fn described(key: &Key) -> String {
+    match key.default_in_words().filter(|_| key.openai.is_some()) {
+        Some(default) => format!("{} Default: {default}.", key.meaning),
+        None => key.meaning.to_owned(),
+    }
+}
+
 /// A default in the type that the schema gives it.
 pub(super) fn default(kind: &Kind, text: &str) -> Value {
     match kind {
         Kind::Number { .. } => text.parse::<u64>().map_or_else(|_| json!(text), |number| json!(number)),
+        Kind::Decimal { .. } => text.parse::<f64>().map_or_else(|_| json!(text), |number| json!(number)),
         Kind::Flag => json!(text == "true"),
         Kind::List(_) | Kind::Sections(_) => {
             let words = text.trim_matches(['[', ']']).split(", ").filter(|word| !word.is_empty());
@@ -69,6 +78,7 @@ fn kind(kind: &Kind) -> Value {
             {"type": "integer", "minimum": min, "maximum": max},
             {"type": "string", "pattern": form.pattern},
         ]}),
+        Kind::Decimal { min, max } => json!({"type": "number", "minimum": min, "maximum": max}),
         Kind::Flag => json!({"type": "boolean"}),
         Kind::Text(Form { pattern: "", .. }) => text(),
         Kind::Text(Form { pattern, .. }) => json!({"type": "string", "pattern": pattern}),

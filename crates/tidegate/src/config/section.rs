@@ -162,6 +162,21 @@ impl Findings {
         self.get_with(section, name, T::from_scalar)
     }
 
+    /// As [`Findings::get`], with the default that holds where `protocol` is openai.
+    pub(crate) fn get_openai<T: FromScalar>(
+        &mut self,
+        section: &Section<'_>,
+        name: &str,
+    ) -> Option<Setting<T>> {
+        let key = section.key(name);
+        match key.openai.filter(|_| !section.has(name)) {
+            Some(text) => {
+                Some(default(text, section.path_of(name), |scalar| T::from_scalar(scalar, &key.kind)))
+            }
+            None => self.get(section, name),
+        }
+    }
+
     /// As [`Findings::get`], read by `read`.
     pub(crate) fn get_with<T>(
         &mut self,
@@ -175,11 +190,7 @@ impl Findings {
             return self.scalar(path, &entry.value, &key.kind, read);
         }
         match key.fallback {
-            Fallback::Value(text) => {
-                let scalar = Scalar { text: text.to_owned(), quoted: false };
-                let value = read(&scalar, &key.kind).expect("the table's defaults are valid");
-                Some(Setting { value, text: scalar.text, path, span: None })
-            }
+            Fallback::Value(text) => Some(default(text, path, |scalar| read(scalar, &key.kind))),
             Fallback::Required => {
                 self.missing(section, name);
                 None
@@ -346,6 +357,12 @@ impl<'t> Section<'t> {
             .is_some_and(|entry| !matches!(&entry.value.value, Value::List(items) if items.is_empty()))
     }
 
+    /// The first key that has a default.
+    pub(crate) fn first_with_default(&self) -> &'static str {
+        let keys = self.keys.iter().find(|key| matches!(key.fallback, Fallback::Value(_)));
+        keys.expect("the reader asks only where there is one").name
+    }
+
     /// The names of the keys that the file has, with their places.
     pub(crate) fn names(&self) -> impl Iterator<Item = (&'t str, Span)> + '_ {
         self.entries.iter().map(|entry| (entry.key.as_str(), entry.key_span))
@@ -399,6 +416,13 @@ impl<T> Setting<T> {
     }
 }
 
+/// A default, from its text in the table.
+fn default<T>(text: &str, path: String, read: impl FnOnce(&Scalar) -> Result<T, Complaint>) -> Setting<T> {
+    let scalar = Scalar { text: text.to_owned(), quoted: false };
+    let value = read(&scalar).expect("the table's defaults are valid");
+    Setting { value, text: scalar.text, path, span: None }
+}
+
 /// The default of a list, from its text in the table.
 fn default_list<T>(
     text: &str,
@@ -406,12 +430,7 @@ fn default_list<T>(
     read: impl Fn(&Scalar) -> Result<T, Complaint>,
 ) -> Vec<Setting<T>> {
     let words = text.trim_matches(['[', ']']).split(", ").filter(|word| !word.is_empty());
-    let setting = |word: &str| {
-        let scalar = Scalar { text: word.to_owned(), quoted: false };
-        let value = read(&scalar).expect("the table's defaults are valid");
-        Setting { value, text: scalar.text, path: path.to_owned(), span: None }
-    };
-    words.map(setting).collect()
+    words.map(|word| default(word, path.to_owned(), &read)).collect()
 }
 
 fn joined(path: &str, name: &str) -> String {

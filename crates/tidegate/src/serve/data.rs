@@ -1,6 +1,8 @@
 //! The data path of one model in this process: its pipeline, the connections to its replicas, and what calls that
 //! find no replica are told.
 
+mod dispatch;
+
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use autoscaler::{
@@ -18,6 +20,7 @@ use tokio::{
     time::Instant,
 };
 
+use self::dispatch::{chat_terms, pipeline_config};
 use super::{
     source::{Asked, Signals},
     tasks::Tasks,
@@ -76,6 +79,7 @@ impl Data {
             },
             metadata,
             readiness: ready,
+            chat: chat_terms(config),
             wake,
         };
         Self { pipeline, parts, asked, replicas, readiness }
@@ -102,18 +106,7 @@ pub(super) fn protocol(protocol: Protocol) -> upstream::Protocol {
         Protocol::V2Grpc => upstream::Protocol::V2Grpc,
         Protocol::V2Http => upstream::Protocol::V2Http,
         Protocol::V1 => upstream::Protocol::V1,
-    }
-}
-
-fn pipeline_config(config: &config::Model) -> pipeline::Config {
-    pipeline::Config {
-        model: Arc::clone(&config.name),
-        batching: config.batching,
-        queue: config.queue,
-        concurrency: config.concurrency,
-        idempotent: config.idempotent,
-        slo: config.slo.latency,
-        cold_start_timeout: config.cold_start_timeout,
+        Protocol::OpenAi => upstream::Protocol::OpenAi,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use autoscaler::policy::{Assumed, Bounds, IdleAfter, Mode, Policy, Slo};
+use autoscaler::policy::{Assumed, Bounds, IdleAfter, Mode, Objective, Policy, Slo};
 use pipeline::Concurrency;
 
 use crate::config::{self, Fleet};
@@ -24,7 +24,7 @@ pub(crate) fn policy(config: &config::Model) -> Option<Policy> {
     };
     Some(Policy {
         bounds: Bounds { min: scaling.min, max: scaling.max },
-        slo: Slo { target: config.slo.latency, percentile: config.slo.quantile },
+        slo: slo(config.slo),
         idle_after: scaling.idle_after.map_or(IdleAfter::Auto, IdleAfter::Fixed),
         mode: match scaling.mode {
             config::Mode::Enforce => Mode::Enforce,
@@ -33,4 +33,13 @@ pub(crate) fn policy(config: &config::Model) -> Option<Policy> {
         assumed: Assumed { concurrency, cold_start },
         schedules: scaling.schedules.clone(),
     })
+}
+
+fn slo(slo: config::Slo) -> Slo {
+    let objective =
+        |config::Objective { quantile, latency }| Objective { target: latency, percentile: quantile };
+    match slo {
+        config::Slo::Latency(whole) => Slo::Latency(objective(whole)),
+        config::Slo::Chat { ttft, tpot } => Slo::Chat { ttft: objective(ttft), tpot: objective(tpot) },
+    }
 }

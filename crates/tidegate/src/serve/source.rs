@@ -10,9 +10,9 @@ use std::{
 
 use autoscaler::{
     reconcile::Source,
-    snapshot::{Counters, GatewayView, Gauges, LatencyModel, ReplicaLoad, Report},
+    snapshot::{ChatModel, Counters, GatewayView, Gauges, LatencyModel, ReplicaLoad, Report},
 };
-use pipeline::{Pipeline, Stats};
+use pipeline::{ChatStats, Pipeline, Stats};
 
 /// What one model's pipeline counts.
 #[derive(Clone, Debug)]
@@ -100,7 +100,12 @@ fn report(stats: &Stats, at: Duration) -> Report {
             queued_requests: stats.queued_requests,
             queued_rows: stats.queued_rows,
             oldest: stats.oldest,
-            in_flight_requests: stats.in_flight_requests,
+            // Whichever count the pipeline keeps of a stream, it runs until its last token.
+            in_flight_requests: stats
+                .chat
+                .as_ref()
+                .map_or(0, |chat| chat.streams)
+                .max(stats.in_flight_requests),
             in_flight_rows: stats.in_flight_rows,
         },
         latency: LatencyModel {
@@ -111,10 +116,45 @@ fn report(stats: &Stats, at: Duration) -> Report {
             max_batch_rows: stats.max_batch_rows,
             concurrency: stats.concurrency,
         },
+        chat: stats.chat.as_ref().map(chat),
         replicas: stats
             .replicas
             .iter()
             .map(|replica| ReplicaLoad { id: Arc::clone(&replica.id), in_flight: replica.in_flight })
             .collect(),
+    }
+}
+
+fn chat(stats: &ChatStats) -> ChatModel {
+    ChatModel {
+        ttft: stats.ttft,
+        tpot_fixed: stats.tpot_fixed,
+        tpot_per_stream: stats.tpot_per_stream,
+        tpot_tail_permille: (stats.tpot_tail * 1e3).round() as u32,
+        output_tokens_milli: (stats.output_tokens * 1e3).round() as u64,
+        samples: stats.samples,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_are_reported_in_whole_numbers_and_count_as_in_flight() {
+        let chat = ChatStats {
+            streams: 7,
+            ttft: Duration::from_millis(300),
+            tpot_tail: 1.25,
+            output_tokens: 250.5,
+            samples: 400,
+            ..ChatStats::default()
+        };
+        let stats = Stats { in_flight_requests: 2, chat: Some(chat), ..Stats::default() };
+        let report = report(&stats, Duration::from_secs(9));
+        assert_eq!(report.gauges.in_flight_requests, 7);
+        let chat = report.chat.expect("was there");
+        assert_eq!((chat.tpot_tail_permille, chat.output_tokens_milli), (1250, 250_500));
+        assert_eq!((chat.ttft, chat.samples), (Duration::from_millis(300), 400));
     }
 }

@@ -194,3 +194,22 @@ async fn a_plan_without_a_load_tells_of_the_week_and_a_wrong_one_says_what_is_wr
         assert!(said.code != 0 && said.complaint.contains(part), "{arguments:?}: {}", said.complaint);
     }
 }
+
+#[tokio::test]
+async fn a_plan_of_a_model_with_an_slo_of_tokens_is_refused_and_its_week_is_shown() {
+    let folder = Folder::new();
+    let text = "models:\n  - name: assistant\n    fleet: {kubernetes: {target: Deployment/a, port: 8000}}\n    \
+                protocol: openai\n    slo: {ttft: {p99: 2s}, tpot: {p95: 60ms}}\n    scaling: {min: 0, max: 4}\n";
+    fs::write(folder.file("chat.yaml"), text).unwrap();
+    let config = folder.file("chat.yaml").display().to_string();
+    let said = tidegate(&["plan", "--config", &config]).await;
+    assert!(
+        said.code == 0 && said.out.contains("0 to 4 replicas all week"),
+        "{} {}",
+        said.out,
+        said.complaint
+    );
+    let said = tidegate(&["plan", "--config", &config, "--steps", "5x2m"]).await;
+    assert_eq!((said.code, said.out.as_str()), (1, ""), "{}", said.complaint);
+    assert!(said.complaint.contains("only whole answers are simulated"), "{}", said.complaint);
+}

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "what fails here fails a test")]
 
 mod bad_input;
+mod chat;
 mod cli;
 mod client;
 mod digits;

@@ -11,8 +11,8 @@ from harness import PACE, Gateway, bundled, serving
 
 
 # KServe's and Triton's clients both bring the protocol's messages along, and one process can load them only once:
-# `pytest kserve_sdk` is a run of its own.
-collect_ignore = ["kserve_sdk"]
+# `pytest kserve_sdk` is a run of its own. So is `pytest openai_sdk`, in an environment of its own.
+collect_ignore = ["kserve_sdk", "openai_sdk"]
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import requests
@@ -20,6 +21,8 @@ EXAMPLES = ROOT / "examples"
 TIDEGATE = pathlib.Path(os.environ.get("TIDEGATE", ROOT / "target/debug/tidegate"))
 #: Slow enough for batches to form: 8 ms a call and 1 ms a row.
 PACE = "8ms+1ms"
+#: Calls that wait together where it is shown that they are merged.
+CROWD = 48
 #: How long a server may take to start on a busy machine, in seconds.
 PATIENCE = 120.0
 
@@ -140,6 +143,31 @@ class Gateway(Process):
             if all(label in (found[1] or "") for label in wanted):
                 total += float(found[2])
         return total
+
+    def batched(self, model: str) -> tuple[float, float]:
+        """Rows that were sent to the model's replicas, and in how many calls."""
+        rows, calls = (self.metric(f"tidegate_batch_rows_{part}", model=model) for part in ("sum", "count"))
+        return rows, calls
+
+    @contextmanager
+    def crowded(self, model: str, server: int) -> Iterator[None]:
+        """Stops the process of the model's only server until `CROWD` calls wait for it: however slow the callers
+        are and however fast the server is, so many can be merged."""
+
+        def is_crowded() -> bool:
+            return self.metric("tidegate_queue_requests", model=model) >= CROWD
+
+        def release_when_crowded() -> None:
+            try:
+                wait_for(f"{CROWD} calls to wait for {model}", is_crowded, 30)
+            finally:
+                os.kill(server, signal.SIGCONT)
+
+        os.kill(server, signal.SIGSTOP)
+        with ThreadPoolExecutor(1) as pool:
+            release = pool.submit(release_when_crowded)
+            yield
+            release.result()
 
     def replica_pids(self, model: str) -> list[int]:
         """Of every replica that was ever started, oldest first."""

@@ -97,11 +97,12 @@ async fn forward(
         path: PathAndQuery::from_static(PATH),
         headers: HeaderMap::new(),
         body: received.body,
+        streamed: false,
     });
     let job = Job { payload, deadline, class, charge: received.charge };
     match call.run(model, headers, job).await? {
         Reply::Opaque(reply) => Ok(Inferred::Encoded(reply.body)),
-        Reply::Tensors(_) => Err(Failure::internal()),
+        Reply::Tensors(_) | Reply::Stream(_) => Err(Failure::internal()),
     }
 }
 
@@ -133,6 +134,6 @@ async fn transcode(
             let message = grpc::encode_response(model.name(), &outcome, &id, &decoded.mirror)?;
             Ok(Inferred::Message(message))
         }
-        Reply::Opaque(_) => Err(Failure::internal()),
+        Reply::Opaque(_) | Reply::Stream(_) => Err(Failure::internal()),
     }
 }

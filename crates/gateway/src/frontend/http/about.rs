@@ -155,7 +155,7 @@ pub(super) fn v1_list(call: &Call) -> Response<Body> {
     ok(&json!({ "object": "list", "data": data, "models": names }))
 }
 
-/// Read by KServe's clients (`ready`) and TensorFlow Serving's (`model_version_status`) alike.
+/// Read by KServe's clients (`ready`), TensorFlow Serving's (`model_version_status`) and OpenAI's (`id`) alike.
 pub(super) fn v1_status(call: &mut Call, target: &Target<'_>) -> Result<Response<Body>, Failure> {
     let model = call.find_model(&target.name)?;
     let ready = model.readiness().accepts();
@@ -163,6 +163,10 @@ pub(super) fn v1_status(call: &mut Call, target: &Target<'_>) -> Result<Response
     let body = json!({
         "name": &**model.name(),
         "ready": ready,
+        "id": &**model.name(),
+        "object": "model",
+        "created": 0,
+        "owned_by": about::SERVER,
         "model_version_status": [{
             "version": target.version.as_deref().unwrap_or("1"),
             "state": state,

@@ -47,7 +47,7 @@ async fn forward(
     let job = Job { payload, deadline, class: Class::default(), charge: received.charge };
     match call.run(model, &head.headers, job).await? {
         Reply::Opaque(reply) => Ok(returned(reply)),
-        Reply::Tensors(_) => Err(Failure::internal()),
+        Reply::Tensors(_) | Reply::Stream(_) => Err(Failure::internal()),
     }
 }
 
@@ -72,6 +72,6 @@ async fn transcode(
     let job = Job { payload, deadline, class, charge: received.charge };
     match call.run(model, &head.headers, job).await? {
         Reply::Tensors(outcome) => Ok(encoded(v1::encode_response(&outcome, &decoded.mirror)?)),
-        Reply::Opaque(_) => Err(Failure::internal()),
+        Reply::Opaque(_) | Reply::Stream(_) => Err(Failure::internal()),
     }
 }

@@ -78,7 +78,7 @@ impl Arrived<'_> {
         let job = Job { payload, deadline, class: class.unwrap_or_default(), charge };
         match call.run(self.model, &self.head.headers, job).await? {
             Reply::Opaque(reply) => Ok(returned(reply)),
-            Reply::Tensors(_) => Err(Failure::internal()),
+            Reply::Tensors(_) | Reply::Stream(_) => Err(Failure::internal()),
         }
     }
 
@@ -105,7 +105,7 @@ impl Arrived<'_> {
             Reply::Tensors(outcome) => {
                 Ok(encoded(v2::encode_response(self.model.name(), &outcome, &id, &decoded.mirror)?))
             }
-            Reply::Opaque(_) => Err(Failure::internal()),
+            Reply::Opaque(_) | Reply::Stream(_) => Err(Failure::internal()),
         }
     }
 

@@ -116,7 +116,7 @@ async fn a_message_is_handed_on_as_it_came_however_large() {
 #[tokio::test]
 async fn statuses_are_read_from_trailers_and_from_answers_without_a_body() {
     let scripted = saying(Bytes::new(), grpc_status("3", "bad%20shape")).await;
-    let refused = CallError::Refused { kind: Refusal::Invalid, message: "bad shape".into() };
+    let refused = CallError::Refused { kind: Refusal::Invalid, message: "bad shape".into(), words: None };
     assert_eq!(error_of(&scripted).await, refused);
 
     let scripted = http2(|_, mut respond| async move {

@@ -3,6 +3,8 @@ use std::sync::Mutex;
 use super::*;
 use crate::upstream::{Protocol, scripted::*};
 
+mod openai;
+
 /// Metadata, and answers in JSON and in binary, of a model of two rows of one byte.
 const MODEL: &str = concat!(
     r#"{"name":"m","versions":[],"platform":"p","#,
@@ -99,7 +101,7 @@ async fn refusals_of_tensors_are_errors_with_the_servers_words() {
     for (status, kind) in [(400, Refusal::Invalid), (404, Refusal::NotFound), (422, Refusal::Invalid)] {
         let (scripted, _) = recording(http1_answer(status, "", r#"{"error":"no"}"#)).await;
         let error = send_tensors(&scripted.upstream(Protocol::V2Http)).await.unwrap_err();
-        assert_eq!(error, CallError::Refused { kind, message: "no".to_owned() });
+        assert_eq!(error, CallError::Refused { kind, message: "no".to_owned(), words: None });
     }
     let (scripted, _) = recording(http1_answer(500, "", r#"{"error":"secret"}"#)).await;
     assert_eq!(send_tensors(&scripted.upstream(Protocol::V2Http)).await.unwrap_err(), CallError::Failed);
@@ -150,7 +152,7 @@ async fn a_body_is_handed_on_as_it_came_and_so_is_its_answer() {
 
 #[tokio::test]
 async fn of_the_answers_to_bodies_handed_on_only_successes_are_passed_on() {
-    let refused = |kind| Err(CallError::Refused { kind, message: "no".to_owned() });
+    let refused = |kind| Err(CallError::Refused { kind, message: "no".to_owned(), words: None });
     for (status, expected) in [
         (200, Ok(200)),
         (304, Err(CallError::BadResponse)),

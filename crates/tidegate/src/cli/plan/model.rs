@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
-use autoscaler::policy::Policy as Rules;
+use anyhow::{Context as _, bail, ensure};
+use autoscaler::policy::{Policy as Rules, Slo};
 use pipeline::Batching;
 use plan::{
     report::About,
@@ -29,7 +29,14 @@ pub(super) fn settings(
     let rules = policy(model).with_context(|| {
         format!("the replicas of model {} are fixed: there is nothing to plan", model.name)
     })?;
-    let service = args.service.unwrap_or(Service::Single { time: model.slo.latency.mul_f64(SHARE) });
+    let Slo::Latency(slo) = rules.slo else {
+        bail!(
+            "the SLO of model {} is one of tokens (ttft, tpot), and only whole answers are simulated: plan with a copy \
+             of the configuration in which it is one of whole answers, like slo: {{p95: 30s}}",
+            model.name
+        );
+    };
+    let service = args.service.unwrap_or(Service::Single { time: slo.target.mul_f64(SHARE) });
     let slots = args.slots.unwrap_or(rules.assumed.concurrency);
     ensure!(slots > 0, "--slots: a replica without a slot serves nobody");
     ensure!((0.0..=10.0).contains(&args.variation), "--variation: use 0 to 10");
@@ -37,7 +44,7 @@ pub(super) fn settings(
         service,
         variation: args.variation,
         slots,
-        slo: rules.slo,
+        slo,
         deadline: model.deadline.default,
         cold_start: args.cold_start.clone().unwrap_or(ColdStart::Constant(rules.assumed.cold_start)),
         cold_start_timeout: model.cold_start_timeout,

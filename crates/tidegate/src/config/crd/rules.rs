@@ -14,6 +14,9 @@ struct Rule {
     field: &'static str,
 }
 
+const ONE_PERCENTILE: &str = "[has(self.p50), has(self.p90), has(self.p95), has(self.p99), \
+    has(self.p99__dot__9)].exists_one(given, given)";
+
 const RULES: &[Rule] = &[
     Rule {
         path: "",
@@ -28,16 +31,55 @@ const RULES: &[Rule] = &[
         field: "",
     },
     Rule {
+        path: "spec",
+        rule: "self.protocol == 'openai' || !has(self.slo) || !(has(self.slo.ttft) || has(self.slo.tpot))",
+        message: "slo.ttft and slo.tpot are for protocol openai",
+        field: ".slo",
+    },
+    Rule {
+        path: "spec",
+        rule: "self.protocol == 'openai' || !has(self.routing)",
+        message: "routing is for protocol openai",
+        field: ".routing",
+    },
+    Rule {
+        path: "spec",
+        rule: "self.protocol == 'openai' || !has(self.deadline) || \
+            !(has(self.deadline.firstToken) || has(self.deadline.betweenTokens))",
+        message: "deadline.firstToken and deadline.betweenTokens are for protocol openai",
+        field: ".deadline",
+    },
+    Rule {
         path: "spec.slo",
-        rule: "[has(self.p50), has(self.p90), has(self.p95), has(self.p99), has(self.p99__dot__9)]\
+        rule: "has(self.ttft) || has(self.tpot) || \
+            [has(self.p50), has(self.p90), has(self.p95), has(self.p99), has(self.p99__dot__9)]\
             .exists_one(given, given)",
-        message: "slo must name exactly one percentile",
+        message: "slo must name exactly one percentile, or ttft and tpot",
+        field: "",
+    },
+    Rule {
+        path: "spec.slo",
+        rule: "!(has(self.ttft) || has(self.tpot)) || \
+            !(has(self.p50) || has(self.p90) || has(self.p95) || has(self.p99) || has(self.p99__dot__9))",
+        message: "slo is either of whole answers or of tokens, ttft and tpot",
+        field: "",
+    },
+    Rule {
+        path: "spec.slo.ttft",
+        rule: ONE_PERCENTILE,
+        message: "slo.ttft must name exactly one percentile",
+        field: "",
+    },
+    Rule {
+        path: "spec.slo.tpot",
+        rule: ONE_PERCENTILE,
+        message: "slo.tpot must name exactly one percentile",
         field: "",
     },
     Rule {
         path: "spec.deadline",
         // The unit of days is ours; CEL knows the others.
-        rule: "self.default.contains('d') || self.max.contains('d') || \
+        rule: "!has(self.default) || self.default.contains('d') || self.max.contains('d') || \
             duration(self.default) <= duration(self.max)",
         message: "deadline.default must not exceed deadline.max",
         field: ".default",

@@ -11,13 +11,12 @@ use crate::config::{
 
 /// Keys of the file that a resource does not have: replicas of a resource are in Kubernetes, and what no version
 /// supports yet can be added when one does.
-const LEFT_OUT: [&str; 5] =
-    ["spec.fleet.process", "spec.fleet.static", "spec.slo.ttft", "spec.slo.tpot", "spec.tenants"];
-const WORDS_LEFT_OUT: [(&str, &str); 1] = [("spec.protocol", "openai")];
+const LEFT_OUT: [&str; 3] = ["spec.fleet.process", "spec.fleet.static", "spec.tenants"];
 /// Keys that a file may lack where other kinds of fleet are.
 const REQUIRED: [&str; 3] = ["spec.fleet.kubernetes", "spec.scaling", "spec.scaling.max"];
-/// The one percentile that holds while none is given: as a default of its section, for it is none beside another.
-const OBJECTIVE: (&str, &str) = ("spec.slo", "p99");
+/// Sections with one percentile: the one that holds while none is given is none beside another, and which objectives
+/// there are depends on the protocol.
+const OBJECTIVES: [&str; 3] = ["spec.slo", "spec.slo.ttft", "spec.slo.tpot"];
 
 /// Meanings that other kinds of fleet have no part in.
 const MEANINGS: [(&str, &str); 4] = [
@@ -85,9 +84,10 @@ fn kind(kind: &Kind, path: &str) -> Value {
         Kind::Number { min, max, or: [] } => json!({"type": "integer", "minimum": min, "maximum": max}),
         Kind::Number { min, max, or } => number_or_text((*min, *max), &one_of(or)),
         Kind::NumberOrText { min, max, form } => number_or_text((*min, *max), form.pattern),
+        Kind::Decimal { min, max } => json!({"type": "number", "minimum": min, "maximum": max}),
         Kind::Flag => json!({"type": "boolean"}),
         Kind::Text(Form { pattern, .. }) => string(pattern, TEXT_MAX),
-        Kind::Choice(choices) => json!({"type": "string", "enum": words(choices, path)}),
+        Kind::Choice(choices) => json!({"type": "string", "enum": words(choices)}),
         // A node has one type: of what may be one or a list, the list.
         Kind::List(item) | Kind::OneOrMore(item) => list(item, path),
         Kind::Texts => json!({
@@ -96,7 +96,7 @@ fn kind(kind: &Kind, path: &str) -> Value {
             "maxProperties": ITEMS_MAX,
         }),
         Kind::Section(keys) => section(keys, path),
-        Kind::ChoiceOrSection(choices, keys) => word_or_section(&words(choices, path), keys, path),
+        Kind::ChoiceOrSection(choices, keys) => word_or_section(&words(choices), keys, path),
         // Names are distinct, so that each item may have an owner of its own.
         Kind::Sections(keys) => json!({
             "type": "array",
@@ -170,20 +170,18 @@ fn word_or_section(words: &[&str], keys: &[Key], path: &str) -> Value {
     })
 }
 
-fn words<'c>(choices: &[(&'c str, &str)], path: &str) -> Vec<&'c str> {
-    choices.iter().map(|(word, _)| *word).filter(|word| !WORDS_LEFT_OUT.contains(&(path, word))).collect()
+fn words<'c>(choices: &[(&'c str, &str)]) -> Vec<&'c str> {
+    choices.iter().map(|(word, _)| *word).collect()
 }
 
 /// A default that does not depend on another key. What is empty needs none.
 fn default(key: &Key, path: &str) -> Option<Value> {
-    let (section, objective) = OBJECTIVE;
-    if path == section {
-        let text = key.children().iter().find(|key| key.name == objective)?.sample();
-        return Some(json!({ objective: text }));
+    let section = path.strip_suffix(key.name).and_then(|path| path.strip_suffix('.'));
+    if key.openai.is_some() || section.is_some_and(|section| OBJECTIVES.contains(&section)) {
+        return None;
     }
     match (key.fallback, &key.kind) {
         (_, Kind::Sections(_) | Kind::Texts) => None,
-        (Fallback::Value(_), _) if path == format!("{section}.{objective}") => None,
         (Fallback::Value(text), kind) => Some(schema::default(kind, text)),
         _ => None,
     }
@@ -195,15 +193,14 @@ fn description(key: &Key, path: &str) -> String {
     let meaning = own.map_or(key.meaning, |(_, meaning)| *meaning);
     let description = match &key.kind {
         Kind::Choice(choices) | Kind::ChoiceOrSection(choices, _) => {
-            let known = words(choices, path);
-            keys::with_words(meaning, choices.iter().filter(|(word, _)| known.contains(word)))
+            keys::with_words(meaning, choices.iter())
         }
         Kind::Section(_) | Kind::Sections(_) | Kind::Flag | Kind::Texts => meaning.to_owned(),
         kind => format!("{meaning} Value: {}.", kind.words()),
     };
     // Where a definition is explained, its defaults are not shown.
-    match key.fallback {
-        Fallback::Value(text) if !matches!(text, "{}" | "[]") => format!("{description} Default: {text}."),
+    match key.default_in_words() {
+        Some(text) if !matches!(text.as_str(), "{}" | "[]") => format!("{description} Default: {text}."),
         _ => description,
     }
 }

@@ -22,13 +22,15 @@ pub(super) static MODEL: &[Key] = &[
     section(
         "slo",
         SLO,
-        "The latency that answers are to keep; exactly one percentile. Replicas follow from it.",
+        "The latency that answers are to keep. Replicas follow from it. Exactly one percentile of whole answers; \
+         where protocol is openai, ttft and tpot instead, each with one percentile: the default of each holds where \
+         it is not given. A model of embeddings only names a percentile of whole answers there too.",
     ),
     section("deadline", DEADLINE, "When a call must have its answer, whatever the client asked for."),
     Key::new(
         "batching",
         Kind::ChoiceOrSection(BATCHING_WORDS, BATCHING),
-        "Whether rows of several calls go to a model server together.",
+        "Whether rows of several calls go to a model server together. Of an openai model only embeddings are merged.",
     )
     .default("auto")
     .example("{maxRows: 32, maxHold: 2ms}"),
@@ -36,9 +38,12 @@ pub(super) static MODEL: &[Key] = &[
     Key::new(
         "concurrency",
         Kind::Number { min: 1, max: 100_000, or: &["auto"] },
-        "Calls in flight per replica where rows are not merged. auto finds it by latency.",
+        "Calls in flight per replica where rows are not merged; of an openai model, streams. auto finds it by \
+         latency.",
     )
     .default("auto"),
+    section("routing", ROUTING, "Which replica a call of an openai model goes to.")
+        .example("{prefixAffinity: true, loadFactor: 1.25, sessionHeader: x-session-id}"),
     Key::new(
         "idempotent",
         Kind::Flag,
@@ -58,7 +63,7 @@ const PROTOCOLS: &[(&str, &str)] = &[
     ("v2-grpc", "Open Inference Protocol over gRPC"),
     ("v2-http", "Open Inference Protocol over HTTP"),
     ("v1", "TensorFlow Serving and KServe V1, :predict"),
-    ("openai", "OpenAI; not supported by this version yet"),
+    ("openai", "OpenAI: chat, completions and embeddings, streamed or whole"),
 ];
 
 static FLEET: &[Key] = &[
@@ -140,23 +145,65 @@ static SLO: &[Key] = &[
     )
     .default("100ms"),
     duration("p99.9", "999 of 1000 answers take at most this.").example("250ms"),
-    section("ttft", TOKENS, "Time to the first token of a stream. Not supported by this version yet.")
+    section("ttft", TTFT, "Time to the first token of a stream, of openai models. By default p99: 2s.")
         .example("{p99: 2s}"),
-    section("tpot", TOKENS, "Time per further token of a stream. Not supported by this version yet.")
+    section("tpot", TPOT, "Time per further token of a stream, of openai models. By default p95: 100ms.")
         .example("{p95: 60ms}"),
 ];
 
-static TOKENS: &[Key] = &[
+static TTFT: &[Key] = &[
     duration("p50", "Half of the streams.").example("500ms"),
     duration("p90", "9 of 10 streams.").example("1s"),
     duration("p95", "19 of 20 streams.").example("1s"),
-    duration("p99", "99 of 100 streams.").example("2s"),
+    duration("p99", "99 of 100 streams. The default holds while no other percentile is given.").default("2s"),
     duration("p99.9", "999 of 1000 streams.").example("4s"),
 ];
 
+static TPOT: &[Key] = &[
+    duration("p50", "Half of the streams.").example("40ms"),
+    duration("p90", "9 of 10 streams.").example("60ms"),
+    duration("p95", "19 of 20 streams. The default holds while no other percentile is given.")
+        .default("100ms"),
+    duration("p99", "99 of 100 streams.").example("150ms"),
+    duration("p99.9", "999 of 1000 streams.").example("250ms"),
+];
+
 static DEADLINE: &[Key] = &[
-    duration("default", "Deadline of calls that come without one.").default("30s"),
+    duration("default", "Deadline of calls that come without one.").default("30s").openai("300s"),
     duration("max", "Longest deadline; what a client asks beyond it is cut to this.").default("300s"),
+    duration(
+        "firstToken",
+        "Longest that an openai model server may take over the first token of a stream; at most deadline.max.",
+    )
+    .openai("60s"),
+    duration(
+        "betweenTokens",
+        "Longest silence of an openai model server within a stream; at most deadline.max. What is silent for longer \
+         is broken off.",
+    )
+    .openai("30s"),
+];
+
+static ROUTING: &[Key] = &[
+    Key::new(
+        "prefixAffinity",
+        Kind::Flag,
+        "Calls that begin alike go to the same replica, which remembers what it has read.",
+    )
+    .default("true"),
+    Key::new(
+        "loadFactor",
+        Kind::Decimal { min: 1, max: 10 },
+        "How many times the average load a replica may have before such calls go to another.",
+    )
+    .default("1.25"),
+    text(
+        "sessionHeader",
+        "a header's name: letters, digits and \"-\", at most 64",
+        "^[A-Za-z0-9-]{1,64}$",
+        "Header whose value stands for the beginning of a call, where a client sends it.",
+    )
+    .default("x-session-id"),
 ];
 
 const BATCHING_WORDS: &[(&str, &str)] = &[

@@ -1,21 +1,20 @@
 //! One entry of `models`.
 
+mod objective;
+
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use pipeline::{Batching, Concurrency, QueueLimits};
 
-use super::{fleet::fleet, positive};
+use self::objective::{Objectives, slo};
+use super::{above_zero, fleet::fleet, positive};
 use crate::config::{
-    Deadline, Fleet, Model, Protocol, Resources, Slo, check,
+    Deadline, Fleet, Model, Protocol, Resources, Routing, TokenDeadlines, check,
     report::quoted,
     scalar::{Auto, Bytes, Choice, formed},
     section::{Findings, Section, Setting, WordOrSection},
     yaml::Node,
 };
-
-/// The percentiles an SLO may name.
-const PERCENTILES: [(&str, f64); 5] =
-    [("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99), ("p99.9", 0.999)];
 
 /// A model, and where its fleet stands.
 pub(in crate::config) struct Placed {
@@ -87,9 +86,10 @@ fn one(
     memory: Option<&Setting<Bytes>>,
     name: Option<&Setting<String>>,
 ) -> Option<Placed> {
-    let protocol = protocol(found, section);
-    let slo = slo(found, section);
-    let deadline = deadline(found, section);
+    let protocol = found.get::<Protocol>(section, "protocol");
+    let slo = slo(found, section, protocol.as_ref());
+    let deadline = deadline(found, section, protocol.as_ref());
+    let routing = routing(found, section, protocol.as_ref());
     let batching = batching(found, section, slo.as_ref());
     let queue = queue(found, section, memory);
     let concurrency = found.get::<Auto<u32>>(section, "concurrency");
@@ -98,22 +98,22 @@ fn one(
     let cold_start_timeout = positive(found, &scaling, "coldStartTimeout");
     let fleet = fleet(found, section, &scaling);
     tenants(found, section);
-    let latency = slo.as_ref().map(|(_, latency)| latency);
-    check::slo_within_deadline(found, latency, deadline.as_ref().map(|(default, _)| default));
+    if let (Some(slo), Some(deadline)) = (&slo, &deadline) {
+        slo.within(found, deadline);
+    }
     if fleet.as_ref().is_some_and(|fleet| fleet.value.scaling().is_some()) {
-        let longest = deadline.as_ref().map(|(_, max)| max);
+        let longest = deadline.as_ref().map(|deadline| &deadline.max);
         check::cold_start_within_deadline(found, cold_start_timeout.as_ref(), longest);
     }
-    let (default, max) = deadline?;
-    let (quantile, latency) = slo?;
     let fleet = fleet?;
     let site = fleet.with(());
     let model = Model {
         name: Arc::from(name?.value.as_str()),
         fleet: fleet.value,
-        protocol: protocol?,
-        slo: Slo { quantile, latency: latency.value },
-        deadline: Deadline { default: default.value, max: max.value },
+        protocol: protocol?.value,
+        slo: slo?.value(),
+        deadline: deadline?.value(),
+        routing: routing?,
         batching: batching?,
         queue: queue?,
         concurrency: match concurrency?.value {
@@ -133,71 +133,98 @@ fn is_model_name(name: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
 }
 
-/// A protocol that the file may name.
-#[derive(Clone, Copy)]
-enum Named {
-    Known(Protocol),
-    OpenAi,
+impl Choice for Protocol {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("v2-grpc", Self::V2Grpc), ("v2-http", Self::V2Http), ("v1", Self::V1), ("openai", Self::OpenAi)];
 }
 
-impl Choice for Named {
-    const WORDS: &'static [(&'static str, Self)] = &[
-        ("v2-grpc", Self::Known(Protocol::V2Grpc)),
-        ("v2-http", Self::Known(Protocol::V2Http)),
-        ("v1", Self::Known(Protocol::V1)),
-        ("openai", Self::OpenAi),
-    ];
+/// Whether a key that only openai models have may stand here; if not, that is reported. Where the protocol itself was
+/// refused, nothing is said of what depends on it.
+fn openai_only(
+    found: &mut Findings,
+    section: &Section<'_>,
+    name: &str,
+    protocol: Option<&Setting<Protocol>>,
+    hint: &str,
+) -> bool {
+    let Some(other) = protocol.filter(|protocol| protocol.value != Protocol::OpenAi) else { return true };
+    if section.has(name) {
+        let path = section.path_of(name);
+        let message = format!("is for protocol openai, and there is {}", other.mention(&path));
+        found.error(&path, section.place_of(name), message, hint);
+    }
+    false
 }
 
-fn protocol(found: &mut Findings, section: &Section<'_>) -> Option<Protocol> {
-    let setting = found.get::<Named>(section, "protocol")?;
-    match setting.value {
-        Named::Known(protocol) => Some(protocol),
-        Named::OpenAi => {
-            found.unsupported(&setting.path, setting.span, "openai model servers are", "");
-            None
-        }
+/// The deadlines as they stand in the file.
+struct Deadlines {
+    default: Setting<Duration>,
+    max: Setting<Duration>,
+    tokens: Option<(Setting<Duration>, Setting<Duration>)>,
+}
+
+impl Deadlines {
+    fn value(&self) -> Deadline {
+        let tokens = self
+            .tokens
+            .as_ref()
+            .map(|(first, between)| TokenDeadlines { first: first.value, between: between.value });
+        Deadline { default: self.default.value, max: self.max.value, tokens }
     }
 }
 
-/// A quantile and the latency that it is to keep.
-type Objective = (f64, Setting<Duration>);
-type Deadlines = (Setting<Duration>, Setting<Duration>);
-
-fn slo(found: &mut Findings, model: &Section<'_>) -> Option<Objective> {
-    let section = found.section(model, "slo");
-    for name in ["ttft", "tpot"].into_iter().filter(|name| section.has(name)) {
-        let tokens = found.section(&section, name);
-        percentile(found, &tokens);
-        found.unsupported(
-            &tokens.path,
-            section.place_of(name),
-            "objectives per token are",
-            "write p99: 100ms",
-        );
-    }
-    percentile(found, &section)
-}
-
-/// The one percentile of a section, or its default where it names none.
-fn percentile(found: &mut Findings, section: &Section<'_>) -> Option<Objective> {
-    let mut given = PERCENTILES.into_iter().filter(|(name, _)| section.has(name));
-    let (name, quantile) = given.next().unwrap_or(("p99", 0.99));
-    for (other, _) in given {
-        let earlier = section.mention(name);
-        let message = format!("only one percentile can be the objective, and there is {earlier} already");
-        found.error(&section.path_of(other), section.place_of(other), message, "remove one of them");
-        positive(found, section, other);
-    }
-    Some((quantile, positive(found, section, name)?))
-}
-
-fn deadline(found: &mut Findings, model: &Section<'_>) -> Option<Deadlines> {
+fn deadline(
+    found: &mut Findings,
+    model: &Section<'_>,
+    protocol: Option<&Setting<Protocol>>,
+) -> Option<Deadlines> {
     let section = found.section(model, "deadline");
-    let default = positive(found, &section, "default");
+    let openai = protocol.is_some_and(|protocol| protocol.value == Protocol::OpenAi);
+    let default = match openai {
+        true => positive_openai(found, &section, "default"),
+        false => positive(found, &section, "default"),
+    };
     let max = positive(found, &section, "max");
     check::at_most(found, default.as_ref(), max.as_ref());
-    Some((default?, max?))
+    let mut token = |name| {
+        openai_only(found, &section, name, protocol, "remove it");
+        let setting = positive_openai(found, &section, name);
+        check::at_most(found, setting.as_ref().filter(|_| openai), max.as_ref());
+        setting
+    };
+    let (first, between) = (token("firstToken"), token("betweenTokens"));
+    let tokens = if openai { Some((first?, between?)) } else { None };
+    Some(Deadlines { default: default?, max: max?, tokens })
+}
+
+/// As [`positive`], with the default that holds where `protocol` is openai.
+fn positive_openai(found: &mut Findings, section: &Section<'_>, name: &str) -> Option<Setting<Duration>> {
+    let setting = found.get_openai::<Duration>(section, name);
+    above_zero(found, setting?)
+}
+
+/// `Some(None)` where there is nothing to choose by.
+fn routing(
+    found: &mut Findings,
+    model: &Section<'_>,
+    protocol: Option<&Setting<Protocol>>,
+) -> Option<Option<Routing>> {
+    let allowed = openai_only(found, model, "routing", protocol, "remove it");
+    let section = found.section(model, "routing");
+    let prefix_affinity = found.get::<bool>(&section, "prefixAffinity");
+    let load_factor = found.get::<f64>(&section, "loadFactor");
+    let session_header =
+        found.get_with(&section, "sessionHeader", |scalar, kind| formed(scalar, kind, is_header_name));
+    let routing = Routing {
+        prefix_affinity: prefix_affinity?.value,
+        load_factor: load_factor?.value,
+        session_header: session_header?.value.to_ascii_lowercase(),
+    };
+    Some(allowed.then_some(routing))
+}
+
+fn is_header_name(name: &str) -> bool {
+    (1..=64).contains(&name.len()) && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
 }
 
 #[derive(Clone, Copy)]
@@ -210,7 +237,7 @@ impl Choice for BatchingWord {
     const WORDS: &'static [(&'static str, Self)] = &[("auto", Self::Auto), ("off", Self::Off)];
 }
 
-fn batching(found: &mut Findings, model: &Section<'_>, slo: Option<&Objective>) -> Option<Batching> {
+fn batching(found: &mut Findings, model: &Section<'_>, slo: Option<&Objectives>) -> Option<Batching> {
     let section = match found.word_or_section::<BatchingWord>(model, "batching") {
         WordOrSection::Section(section) => section,
         WordOrSection::Word(word) => {
@@ -222,7 +249,7 @@ fn batching(found: &mut Findings, model: &Section<'_>, slo: Option<&Objective>) 
     };
     let max_rows = found.get::<u32>(&section, "maxRows");
     let max_hold = found.get::<Duration>(&section, "maxHold");
-    check::hold_within_slo(found, max_hold.as_ref(), slo.map(|(_, latency)| latency));
+    check::hold_within_slo(found, max_hold.as_ref(), slo.and_then(Objectives::whole));
     Some(Batching::Merge { max_rows: max_rows?.value, max_hold: max_hold?.value })
 }
 

@@ -51,7 +51,7 @@ models:
     ✗ tidegate.yaml:5:16  models[0].deadline.patience: unknown key
           4 |     scaling: {max: 4}
           5 |     deadline: {patience: 3s}
-            |                ^^^^^^^^ known here: default, max
+            |                ^^^^^^^^ known here: default, max, firstToken, betweenTokens
     "#);
 }
 
@@ -582,23 +582,6 @@ models:
 }
 
 #[test]
-fn an_openai_server_is_refused() {
-    let file = r#"
-models:
-  - name: digits
-    fleet: {process: {command: [serve, "{port}"]}}
-    scaling: {max: 4}
-    protocol: openai
-"#;
-    assert_snapshot!(answer(file), @r#"
-    ✗ tidegate.yaml:5:15  models[0].protocol: openai model servers are not supported by this version
-          4 |     scaling: {max: 4}
-          5 |     protocol: openai
-            |               ^^^^^^
-    "#);
-}
-
-#[test]
 fn a_protocol_is_guessed() {
     let file = r#"
 models:
@@ -616,19 +599,83 @@ models:
 }
 
 #[test]
-fn objectives_per_token_are_refused() {
+fn keys_of_chat_models_are_refused_elsewhere() {
     let file = r#"
 models:
   - name: digits
     fleet: {process: {command: [serve, "{port}"]}}
     scaling: {max: 4}
     slo: {ttft: {p99: 2s}}
+    deadline: {firstToken: 10s}
+    routing: {loadFactor: 2}
 "#;
     assert_snapshot!(answer(file), @r#"
-    ✗ tidegate.yaml:5:11  models[0].slo.ttft: objectives per token are not supported by this version
+    ✗ tidegate.yaml:5:11  models[0].slo.ttft: is for protocol openai, and there is protocol v2-grpc (the default)
           4 |     scaling: {max: 4}
           5 |     slo: {ttft: {p99: 2s}}
-            |           ^^^^ write p99: 100ms
+            |           ^^^^ write p99: 100ms, the time of whole answers
+    ✗ tidegate.yaml:6:16  models[0].deadline.firstToken: is for protocol openai, and there is protocol v2-grpc (the default)
+          5 |     slo: {ttft: {p99: 2s}}
+          6 |     deadline: {firstToken: 10s}
+            |                ^^^^^^^^^^ remove it
+    ✗ tidegate.yaml:7:5  models[0].routing: is for protocol openai, and there is protocol v2-grpc (the default)
+          6 |     deadline: {firstToken: 10s}
+          7 |     routing: {loadFactor: 2}
+            |     ^^^^^^^ remove it
+    "#);
+}
+
+#[test]
+fn objectives_of_whole_answers_and_of_tokens_exclude_each_other() {
+    let file = r#"
+models:
+  - name: chat
+    fleet: {process: {command: [serve, "{port}"]}}
+    scaling: {max: 4}
+    protocol: openai
+    slo: {p99: 2s, tpot: {p95: 60ms, p99: 90ms}}
+"#;
+    assert_snapshot!(answer(file), @r#"
+    ✗ tidegate.yaml:6:11  models[0].slo.p99: either whole answers or tokens have an objective, and there is tpot (line 6) already
+          5 |     protocol: openai
+          6 |     slo: {p99: 2s, tpot: {p95: 60ms, p99: 90ms}}
+            |           ^^^ remove p99; where there are only embeddings, remove tpot
+    ✗ tidegate.yaml:6:38  models[0].slo.tpot.p99: only one percentile can be the objective, and there is p95 (line 6) already
+          5 |     protocol: openai
+          6 |     slo: {p99: 2s, tpot: {p95: 60ms, p99: 90ms}}
+            |                                      ^^^ remove one of them
+    "#);
+}
+
+#[test]
+fn deadlines_of_tokens_stay_within_the_longest() {
+    let file = r#"
+models:
+  - name: chat
+    fleet: {process: {command: [serve, "{port}"]}}
+    scaling: {max: 4, coldStartTimeout: 20s}
+    protocol: openai
+    slo: {ttft: {p90: 15s}, tpot: {p50: 4s}}
+    deadline: {default: 20s, max: 25s, firstToken: 30s, betweenTokens: 3s}
+    routing: {loadFactor: 0.5, sessionHeader: "session id"}
+"#;
+    assert_snapshot!(answer(file), @r#"
+    ! tidegate.yaml:6:41  models[0].slo.tpot.p50: 4s is beyond deadline.betweenTokens 3s (line 7): late calls end before they have an answer
+          5 |     protocol: openai
+          6 |     slo: {ttft: {p90: 15s}, tpot: {p50: 4s}}
+            |                                         ^^
+    ✗ tidegate.yaml:7:52  models[0].deadline.firstToken: 30s is more than max 25s (line 7)
+          6 |     slo: {ttft: {p90: 15s}, tpot: {p50: 4s}}
+          7 |     deadline: {default: 20s, max: 25s, firstToken: 30s, betweenTokens: 3s}
+            |                                                    ^^^
+    ✗ tidegate.yaml:8:27  models[0].routing.loadFactor: 0.5 is out of range
+          7 |     deadline: {default: 20s, max: 25s, firstToken: 30s, betweenTokens: 3s}
+          8 |     routing: {loadFactor: 0.5, sessionHeader: "session id"}
+            |                           ^^^ write a number from 1 to 10, like 1.25
+    ✗ tidegate.yaml:8:47  models[0].routing.sessionHeader: "session id" is not allowed here
+          7 |     deadline: {default: 20s, max: 25s, firstToken: 30s, betweenTokens: 3s}
+          8 |     routing: {loadFactor: 0.5, sessionHeader: "session id"}
+            |                                               ^^^^^^^^^^^^ write a header's name: letters, digits and "-", at most 64
     "#);
 }
 

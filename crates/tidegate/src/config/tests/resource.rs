@@ -6,7 +6,7 @@ use pipeline::{Batching, Concurrency};
 use serde_json::{Value, json};
 
 use super::config;
-use crate::config::{Fleet, Limits, Model, Port, Slo, resource};
+use crate::config::{Fleet, Limits, Model, Objective, Port, Slo, resource};
 
 const FILE: &str = r#"
 limits: {memory: 512MiB}
@@ -64,7 +64,7 @@ fn what_a_resource_leaves_out_is_as_in_a_file() {
         "scaling": {"max": 1},
     });
     let model = read(&spec).unwrap();
-    assert_eq!(model.slo, Slo { quantile: 0.99, latency: Duration::from_millis(100) });
+    assert_eq!(model.slo, Slo::Latency(Objective { quantile: 0.99, latency: Duration::from_millis(100) }));
     assert_eq!((model.batching, model.concurrency), (Batching::Auto, Concurrency::Auto));
     let Fleet::Kubernetes(kubernetes) = model.fleet else { panic!("{:?}", model.fleet) };
     assert_eq!((kubernetes.namespace.as_deref(), kubernetes.service.as_str()), (Some("ml"), "digits"));

@@ -6,7 +6,9 @@ use insta::assert_snapshot;
 use pipeline::{Batching, Concurrency};
 
 use super::{answer, config, source};
-use crate::config::{Bounds, Fleet, Mode, Protocol, Slo, changes, load, parse};
+use crate::config::{
+    Bounds, Fleet, Mode, Objective, Protocol, Routing, Slo, TokenDeadlines, changes, load, parse,
+};
 
 const FULL: &str = r#"
 listen: [127.0.0.1:8080, "[::1]:8080"]
@@ -41,7 +43,7 @@ fn a_full_file_is_taken_at_its_word() {
     assert_eq!(config.limits.timeouts.idle, Duration::from_secs(90));
     let [echo, fixed] = config.models.as_slice() else { panic!("two models") };
     assert_eq!(echo.protocol, Protocol::V1);
-    assert_eq!(echo.slo, Slo { quantile: 0.999, latency: Duration::from_millis(250) });
+    assert_eq!(echo.slo, Slo::Latency(Objective { quantile: 0.999, latency: Duration::from_millis(250) }));
     assert_eq!(echo.batching, Batching::Merge { max_rows: 8, max_hold: Duration::from_millis(2) });
     assert_eq!(echo.concurrency, Concurrency::Fixed(3));
     assert!(!echo.idempotent);
@@ -56,7 +58,51 @@ fn a_full_file_is_taken_at_its_word() {
         fixed.fleet,
         Fleet::Static { addresses: vec!["10.0.0.4:8001".to_owned(), "mlserver:8001".to_owned()] }
     );
-    assert_eq!(fixed.slo, Slo { quantile: 0.99, latency: Duration::from_millis(100) });
+    assert_eq!(fixed.slo, Slo::Latency(Objective { quantile: 0.99, latency: Duration::from_millis(100) }));
+}
+
+const CHAT: &str = r#"
+models:
+  - name: chat
+    fleet: {static: {addresses: [10.0.0.4:8000]}}
+    protocol: openai
+"#;
+
+#[test]
+fn a_chat_model_has_defaults_of_its_own() {
+    let config = config(CHAT);
+    let [chat] = config.models.as_slice() else { panic!("one model") };
+    let objective = |quantile, latency| Objective { quantile, latency: Duration::from_millis(latency) };
+    assert_eq!(chat.protocol, Protocol::OpenAi);
+    assert_eq!(chat.slo, Slo::Chat { ttft: objective(0.99, 2000), tpot: objective(0.95, 100) });
+    let deadline = &chat.deadline;
+    assert_eq!((deadline.default, deadline.max), (Duration::from_mins(5), Duration::from_mins(5)));
+    let tokens = TokenDeadlines { first: Duration::from_mins(1), between: Duration::from_secs(30) };
+    assert_eq!(deadline.tokens, Some(tokens));
+    let routing =
+        Routing { prefix_affinity: true, load_factor: 1.25, session_header: "x-session-id".to_owned() };
+    assert_eq!(chat.routing, Some(routing));
+}
+
+#[test]
+fn objectives_of_a_chat_model_are_given_one_by_one() {
+    let slo = |slo: &str| config(&format!("{CHAT}    slo: {slo}\n")).models[0].slo;
+    let objective = |quantile, latency| Objective { quantile, latency: Duration::from_millis(latency) };
+    let (ttft, tpot) = (objective(0.99, 2000), objective(0.95, 100));
+    assert_eq!(slo("{}"), Slo::Chat { ttft, tpot });
+    assert_eq!(slo("{tpot: {p95: 60ms}}"), Slo::Chat { ttft, tpot: objective(0.95, 60) });
+    assert_eq!(slo("{ttft: {p50: 1s}}"), Slo::Chat { ttft: objective(0.5, 1000), tpot });
+    assert_eq!(slo("{p99: 80ms}"), Slo::Latency(objective(0.99, 80)), "embeddings only");
+}
+
+#[test]
+fn a_chat_models_routing_is_taken_at_its_word() {
+    let file =
+        format!("{CHAT}    routing: {{prefixAffinity: false, loadFactor: 2, sessionHeader: X-Chat}}\n");
+    let routing = Routing { prefix_affinity: false, load_factor: 2.0, session_header: "x-chat".to_owned() };
+    assert_eq!(config(&file).models[0].routing, Some(routing));
+    let told = changes(&config(CHAT), &config(&file)).to_string();
+    assert_eq!(told, "changed chat (routing)");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The program against its own upstream, on free loopback ports.
 
+mod chat;
+
 use std::{
     io::{BufRead as _, BufReader},
     path::PathBuf,

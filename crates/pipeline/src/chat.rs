@@ -1,0 +1,91 @@
+//! Calls that generate tokens: what is known of one before it is sent, what all of them teach of a model, and
+//! the part of a replica that one takes until its last token.
+//!
+//! They are never merged. A replica has as many at a time as keep the time per output token within its target
+//! ([`limit`](self)); the rest waits in the queue, where class, tenant and deadline still mean something.
+
+mod affinity;
+mod learned;
+pub(crate) mod limit;
+pub(crate) mod run;
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+pub use self::run::{Run, Usage};
+pub(crate) use self::{affinity::Table, learned::Learned};
+
+/// How a model that generates tokens is dispatched.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Config {
+    /// What time to first token is meant to be, from the request's arrival.
+    pub ttft: Target,
+    /// What time per output token after the first is meant to be.
+    pub tpot: Target,
+    /// Whether calls that share the start of their prompts go to the same replica while it is not overloaded.
+    pub prefix_affinity: bool,
+    /// How much busier than the average a replica may be and still be preferred for its prefix; at least 1.
+    pub load_factor: f64,
+}
+
+/// A latency that `percentile` (in 0..1) of the calls must keep.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Target {
+    pub latency: Duration,
+    pub percentile: f64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            ttft: Target { latency: Duration::from_secs(2), percentile: 0.99 },
+            tpot: Target { latency: Duration::from_millis(100), percentile: 0.95 },
+            prefix_affinity: true,
+            load_factor: 1.25,
+        }
+    }
+}
+
+/// What is known of a call that generates tokens, besides its body.
+#[derive(Clone, Debug)]
+pub struct Chat {
+    /// Tokens of the prompt, estimated.
+    pub prompt_tokens: u32,
+    /// The most tokens that the client takes, if it said so.
+    pub output_tokens_max: Option<u32>,
+    pub affinity: Affinity,
+    pub delivery: Delivery,
+}
+
+/// Which replica may have the start of the prompt in its memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Affinity {
+    /// The conversation this call belongs to, hashed: it goes where the one before went.
+    pub session: Option<u64>,
+    /// Hashes of the prompt's first blocks, each of all up to it.
+    pub prefix: Vec<u64>,
+}
+
+/// How the answer comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// As one body.
+    Whole,
+    /// Piece by piece, the first one not later than this.
+    Streamed { first_piece_by: Instant },
+}
+
+/// Prompt tokens that count as one row where the time to the first token is predicted.
+const TOKENS_PER_ROW: u32 = 64;
+
+impl Chat {
+    /// The rows that stand for the prompt in the latency model.
+    pub(crate) fn prompt_rows(&self) -> u32 {
+        self.prompt_tokens.div_ceil(TOKENS_PER_ROW).max(1)
+    }
+
+    pub(crate) fn is_streamed(&self) -> bool {
+        matches!(self.delivery, Delivery::Streamed { .. })
+    }
+}
