@@ -2,19 +2,15 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use arrivals::{
+    profile::{Bursts, Ramp, Steps},
+    spacing::Spacing,
+};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use pipeline::tensor::TensorSpec;
 
-use crate::{
-    arrivals::{
-        profile::{Bursts, Ramp, Steps},
-        spacing::Spacing,
-    },
-    chat::length::Length,
-    message::Protocol,
-    source,
-};
+use crate::{chat::length::Length, message::Protocol, source};
 
 /// Open-loop load for predict and chat endpoints, with latency from the intended send time.
 #[derive(Debug, Parser)]
@@ -73,7 +69,7 @@ pub(crate) struct LoadArgs {
     /// An office day, squeezed into the duration
     #[arg(long, group = "shape")]
     pub(crate) day: bool,
-    /// Arrivals from a file: CSV with a timestamp column, JSON lines with t in seconds, or ServeGen bins
+    /// Arrivals from a file: CSV with a timestamp column, JSON lines with t in seconds, times one a line, or ServeGen bins
     #[arg(long, group = "shape")]
     pub(crate) trace: Option<PathBuf>,
     /// So many requests, all at the start

@@ -12,11 +12,11 @@ use std::{
     time::Duration,
 };
 
+use arrivals::Schedule;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    arrivals::Schedule,
     call::{Finished, Rules, call},
     chat::session::Sessions,
     connection::Pool,
@@ -118,8 +118,8 @@ impl Shard {
         let mut pacer = Pacer::new()?;
         let mut overdue = 0;
         let arrivals = schedule.arrivals(self.plan.seed).enumerate();
-        for (number, offset) in arrivals.skip(self.index).step_by(self.plan.shards) {
-            let intended = self.start + offset;
+        for (number, arrival) in arrivals.skip(self.index).step_by(self.plan.shards) {
+            let intended = self.start + arrival.at;
             if intended > Instant::now() {
                 overdue = 0;
                 tokio::select! {

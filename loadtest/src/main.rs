@@ -3,7 +3,6 @@
 //! Life of a run: [`cli`] arguments → [`arrivals`] say when, [`source`] encodes what → [`generate`] sends at those
 //! times ([`chat`] makes its requests as it goes), each [`call`] over a [`connection`] → [`meter`] keeps the [`record`] → [`report`]. [`mod@run`] wires them.
 
-mod arrivals;
 mod call;
 mod chat;
 mod check;

@@ -5,6 +5,11 @@ mod chat;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
+use arrivals::{
+    Schedule,
+    profile::Profile,
+    trace::{self, Replay},
+};
 use bytes::Bytes;
 use http::{Method, Uri};
 use tokio::{
@@ -14,11 +19,6 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    arrivals::{
-        Schedule,
-        profile::Profile,
-        trace::{self, Trace},
-    },
     call::{Answers, Rules, ask},
     chat::length::Tokens,
     cli::{CallArgs, LoadArgs, RunArgs},
@@ -88,7 +88,7 @@ pub(crate) async fn run(url: &Uri, args: &RunArgs, stop: CancellationToken) -> a
         stalled: args.chat.stalled,
     };
     // A burst is sent as fast as can be, and a closed loop has no schedule: neither can lag.
-    let scheduled = matches!(load, Load::Open(Schedule::Profile(_) | Schedule::Times(_)));
+    let scheduled = matches!(load, Load::Open(Schedule::Profile(_) | Schedule::Listed(_)));
     let lag_max = scheduled.then_some(args.limits.max_lag);
     let plan = Arc::new(Plan {
         load,
@@ -141,15 +141,19 @@ fn schedule(args: &LoadArgs) -> anyhow::Result<(Schedule, Option<Arc<[Tokens]>>)
         || Some(Duration::try_from_secs_f64(COUNTED * args.sessions? as f64 / args.rate).ok()? + DURATION);
     let duration = args.duration.or_else(counted).unwrap_or(DURATION);
     if let Some(path) = &args.trace {
-        let replay = trace::Replay {
+        let replay = Replay {
             speed: args.trace_speed,
             scale: args.trace_scale,
             from: args.trace_from.unwrap_or_default().as_secs_f64(),
             // The duration is that of the replay, so that much more of the trace is needed.
             span: args.duration.map_or(f64::INFINITY, |duration| duration.as_secs_f64() * args.trace_speed),
             seed: args.seed,
+            ..Replay::AS_IT_IS
         };
-        let Trace { schedule, tokens } = trace::read(path, replay)?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let schedule = trace::parse(&text, replay).with_context(|| format!("{}", path.display()))?;
+        let tokens = chat::tokens(&schedule);
         return Ok((schedule, tokens));
     }
     let (rate, spacing) = (args.rate, args.spacing);
@@ -170,10 +174,10 @@ fn describe(args: &LoadArgs, load: &Load) -> String {
     match load {
         Load::Closed { clients, .. } => format!("closed loop, {clients} clients, {length}"),
         Load::Open(Schedule::Burst(requests)) => format!("{requests} at once"),
-        Load::Open(Schedule::Times(times)) if args.trace.is_none() => {
-            format!("{} arrivals at {}/s {:?}", times.len(), args.rate, args.spacing)
+        Load::Open(Schedule::Listed(calls)) if args.trace.is_none() => {
+            format!("{} arrivals at {}/s {:?}", calls.len(), args.rate, args.spacing)
         }
-        Load::Open(Schedule::Times(times)) => format!("trace of {} calls in {length}", times.len()),
+        Load::Open(Schedule::Listed(calls)) => format!("trace of {} calls in {length}", calls.len()),
         Load::Open(Schedule::Profile(_)) => match (&args.bursts, &args.steps, &args.ramp, &args.trace) {
             (Some(bursts), ..) => format!("{}/s {bursts:?}, {length}", args.rate),
             (_, Some(steps), ..) => format!("{steps:?}, {length}"),

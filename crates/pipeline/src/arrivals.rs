@@ -8,23 +8,27 @@ const WINDOW: Duration = Duration::from_millis(200);
 
 /// An exponentially weighted arrival rate.
 #[derive(Debug)]
-pub(crate) struct Rate {
+pub struct Rate {
     per_second: f64,
     at: Instant,
 }
 
 impl Rate {
-    pub(crate) fn new(now: Instant) -> Self {
+    /// Nothing has arrived yet.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
         Self { per_second: 0.0, at: now }
     }
 
-    pub(crate) fn record(&mut self, rows: u32, now: Instant) {
+    /// Takes in `rows` rows that arrive at `now`.
+    pub fn record(&mut self, rows: u32, now: Instant) {
         self.per_second = self.get(now) + f64::from(rows) / WINDOW.as_secs_f64();
         self.at = self.at.max(now);
     }
 
     /// Rows per second as of `now`.
-    pub(crate) fn get(&self, now: Instant) -> f64 {
+    #[must_use]
+    pub fn get(&self, now: Instant) -> f64 {
         let elapsed = now.saturating_duration_since(self.at).as_secs_f64();
         self.per_second * (-elapsed / WINDOW.as_secs_f64()).exp()
     }

@@ -6,7 +6,7 @@
 //! one outcome for each.
 
 pub mod admit;
-mod arrivals;
+pub mod arrivals;
 mod attempt;
 pub mod batch;
 mod board;

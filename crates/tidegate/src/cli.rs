@@ -7,6 +7,7 @@ pub(crate) mod demo;
 pub(crate) mod exec_replica;
 pub(crate) mod model_server;
 mod output;
+pub(crate) mod plan;
 pub(crate) mod predict;
 pub(crate) mod serve;
 pub(crate) mod status;

@@ -38,6 +38,8 @@ enum Verb {
     Status(cli::status::StatusArgs),
     /// Why a model has the replicas it has
     Why(cli::why::WhyArgs),
+    /// What scaling would come to under a trace, before it is trusted; without one, what schedules do next week
+    Plan(Box<cli::plan::PlanArgs>),
     /// A sample call, built from what the model says of itself
     Predict(cli::predict::PredictArgs),
     /// Serve ONNX files: a small model server; or simulate a chat engine (--chat-sim)
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Verb::Check(args) => cli::check::run(&args),
         Verb::Status(args) => cli::status::run(args),
         Verb::Why(args) => cli::why::run(&args),
+        Verb::Plan(args) => cli::plan::run(*args),
         Verb::Predict(args) => cli::predict::run(args),
         Verb::ModelServer(args) => cli::model_server::run(args),
         Verb::ExecReplica(args) => cli::exec_replica::run(&args),

@@ -3,7 +3,7 @@
 mod cluster;
 mod data;
 mod model;
-mod policy;
+pub(crate) mod policy;
 mod registry;
 mod reload;
 mod role;

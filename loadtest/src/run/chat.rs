@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
+use arrivals::Schedule;
 
 use crate::{
     chat::{
@@ -37,6 +38,13 @@ pub(super) fn sessions(
 ) -> anyhow::Result<Sessions> {
     let request = request(args)?;
     Sessions::new(Message::chat(call)?, &request, shape(args, traced))
+}
+
+/// Tokens of each call of a trace, in the order of the arrivals, where it tells those of prompts and of answers.
+pub(super) fn tokens(schedule: &Schedule) -> Option<Arc<[Tokens]>> {
+    let Schedule::Listed(calls) = schedule else { return None };
+    let told = calls.iter().any(|call| call.prompt > 0) && calls.iter().any(|call| call.output > 0);
+    told.then(|| calls.iter().map(|call| Tokens { prompt: call.prompt, output: call.output }).collect())
 }
 
 fn request(args: &RunArgs) -> anyhow::Result<Request> {
@@ -84,4 +92,30 @@ pub(super) async fn stalled(
     let messages = (0..args.chat.stalled).filter_map(|number| sessions.session(number).next_turn()).collect();
     let places = Places::new(target, args.limits.addresses.as_deref());
     stalled::open(&places, messages, args.limits.timeout).await
+}
+
+#[cfg(test)]
+mod tests {
+    use arrivals::trace::{Replay, parse};
+
+    use super::*;
+
+    const AZURE: &str = "TIMESTAMP,ContextTokens,GeneratedTokens\n\
+        2023-11-16 18:15:46.6805900,374,44\n2023-11-16 18:15:47.6805900,396,109\n2023-11-16 18:15:50.6805900,879,0\n";
+
+    #[test]
+    fn the_tokens_of_a_trace_are_those_of_its_calls_and_need_both_columns() {
+        let told = |text: &str, replay| {
+            let calls = tokens(&parse(text, replay).unwrap())?;
+            Some(calls.iter().map(|call| (call.prompt, call.output)).collect::<Vec<_>>())
+        };
+        assert_eq!(told(AZURE, Replay::AS_IT_IS).unwrap(), [(374, 44), (396, 109), (879, 0)]);
+        let later = Replay { from: 0.5, scale: 2.0, ..Replay::AS_IT_IS };
+        assert_eq!(told(AZURE, later).unwrap(), [(396, 109), (396, 109), (879, 0), (879, 0)]);
+        for text in
+            ["t,ContextTokens\n1,2\n", "t,GeneratedTokens\n1,2\n", "t\n1\n", "0,9,1,,1,1\n9,9,1,,1,1\n"]
+        {
+            assert_eq!(told(text, Replay::AS_IT_IS), None, "{text:?}: one column of two is none");
+        }
+    }
 }

@@ -11,7 +11,7 @@ use crate::config::{self, Fleet};
 const PROCESS_START: Duration = Duration::from_secs(10);
 
 /// How the model is scaled; `None` where its replicas are fixed.
-pub(super) fn policy(config: &config::Model) -> Option<Policy> {
+pub(crate) fn policy(config: &config::Model) -> Option<Policy> {
     let scaling = config.fleet.scaling()?;
     let default = Assumed::default();
     let concurrency = match config.concurrency {

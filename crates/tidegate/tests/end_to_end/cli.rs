@@ -131,3 +131,85 @@ async fn good_configurations_are_approved() {
         assert_eq!(said.code, 0, "{file}: {}", said.out);
     }
 }
+
+#[tokio::test]
+async fn a_plan_is_a_table_and_json_and_a_report() {
+    let folder = Folder::new();
+    let report = folder.file("report.html").display().to_string();
+    let arguments = [
+        "plan",
+        "--config",
+        "loadtest/compare/plan.yaml",
+        "--model",
+        "calls",
+        "--steps",
+        "5x2m,20x2m",
+        "--service",
+        "1s",
+        "--cold-start",
+        "10s",
+        "--seeds",
+        "2",
+        "--against",
+        "keda,static",
+    ];
+    let said = tidegate(&[&arguments[..], &["--html", &report]].concat()).await;
+    assert_eq!(said.code, 0, "{}", said.complaint);
+    let lines: Vec<_> = said.out.lines().collect();
+    let starts = |start: &str| lines.iter().any(|line| line.starts_with(start));
+    assert!(
+        starts("POLICY ") && starts("tidegate p99 ") && starts("keda ") && starts("static "),
+        "{}",
+        said.out
+    );
+    assert!(said.complaint.contains("100 %"), "{}", said.complaint);
+    let html = fs::read_to_string(&report).unwrap();
+    assert_eq!((html.matches("<svg").count(), html.matches("<section").count()), html_parts(&html));
+    assert!(!html.contains("http://") && !html.contains("https://") && !html.contains("<script"));
+    let said = tidegate(&[&arguments[..], &["--quiet", "-o", "json"]].concat()).await;
+    let json: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(json["results"]["at_equal_slo"].as_array().unwrap().len(), 2);
+    assert!(said.complaint.is_empty(), "{}", said.complaint);
+}
+
+/// What is opened in a page is closed.
+fn html_parts(html: &str) -> (usize, usize) {
+    (html.matches("</svg>").count(), html.matches("</section>").count())
+}
+
+#[tokio::test]
+async fn a_plan_without_a_load_tells_of_the_week_and_a_wrong_one_says_what_is_wrong() {
+    let plan = ["plan", "--config", "loadtest/compare/plan.yaml"];
+    let said = tidegate(&[&plan[..], &["--model", "chat"]].concat()).await;
+    assert!(said.code == 0 && said.out.contains("0 to 40 replicas all week"), "{}", said.out);
+    let said = tidegate(&plan).await;
+    assert!(said.code == 2 && said.complaint.contains("calls, chat"), "{}", said.complaint);
+    for (arguments, part) in [
+        (&["--trace", "absent.csv"][..], "absent.csv"),
+        (&["--steps", "5x2m", "--service", "slow"], "slow"),
+        (&["--steps", "5x2m", "--cold-start", "9s..1s"], "60s..180s"),
+        (&["--office", "peak=0"], "not a rate"),
+    ] {
+        let said = tidegate(&[&plan[..], &["--model", "calls"], arguments].concat()).await;
+        assert!(said.code != 0 && said.complaint.contains(part), "{arguments:?}: {}", said.complaint);
+    }
+}
+
+#[tokio::test]
+async fn a_plan_of_a_model_with_an_slo_of_tokens_is_refused_and_its_week_is_shown() {
+    let folder = Folder::new();
+    let text = "models:\n  - name: assistant\n    fleet: {kubernetes: {target: Deployment/a, port: 8000}}\n    \
+                protocol: openai\n    slo: {ttft: {p99: 2s}, tpot: {p95: 60ms}}\n    scaling: {min: 0, max: 4}\n";
+    fs::write(folder.file("chat.yaml"), text).unwrap();
+    let config = folder.file("chat.yaml").display().to_string();
+    let said = tidegate(&["plan", "--config", &config]).await;
+    assert!(
+        said.code == 0 && said.out.contains("0 to 4 replicas all week"),
+        "{} {}",
+        said.out,
+        said.complaint
+    );
+    let said = tidegate(&["plan", "--config", &config, "--steps", "5x2m"]).await;
+    assert_eq!((said.code, said.out.as_str()), (1, ""), "{}", said.complaint);
+    assert!(said.complaint.contains("only whole answers are simulated"), "{}", said.complaint);
+}

@@ -1,75 +1,120 @@
-//! When requests are sent: decided beforehand and from a seed, never by how fast answers come back.
+//! When requests arrive: decided beforehand and from a seed, never by how fast answers come back.
 //!
-//! A schedule is a rate [`profile`] with a [`spacing`], the times of a [`trace`], or everything at once.
+//! A schedule is a rate [`profile`] with a [`spacing`], the times of a [`trace`], or everything at once. The load
+//! generator sends by it, the simulator of the control path plays it.
 
-pub(crate) mod profile;
-pub(crate) mod spacing;
-pub(crate) mod trace;
+mod error;
+pub mod office;
+pub mod profile;
+pub mod spacing;
+pub mod trace;
+
+pub use error::{Error, LineError, TraceError};
 
 use std::{sync::Arc, time::Duration};
 
 use profile::Profile;
 use rand::{SeedableRng as _, rngs::StdRng};
 
-/// When the requests of one run are sent.
+/// One request of a schedule.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Arrival {
+    /// Since the start.
+    pub at: Duration,
+    /// Tokens of the answer, where the trace tells.
+    pub tokens: Option<u32>,
+}
+
+/// One request of a listed trace: 16 bytes, of which there may be many.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Listed {
+    /// Seconds since the start.
+    pub at: f64,
+    /// Tokens of the prompt; 0 where the trace does not tell.
+    pub prompt: u32,
+    /// Tokens of the answer; 0 where the trace does not tell.
+    pub output: u32,
+}
+
+impl Listed {
+    /// A request of which only the time is known.
+    #[must_use]
+    pub fn untold(at: f64) -> Self {
+        Self { at, prompt: 0, output: 0 }
+    }
+}
+
+/// When the requests of one run arrive.
 #[derive(Clone, Debug)]
-pub(crate) enum Schedule {
+pub enum Schedule {
     Profile(Arc<Profile>),
-    /// Seconds since the start, ascending.
-    Times(Arc<[f64]>),
+    /// By time, ascending.
+    Listed(Arc<[Listed]>),
     /// So many requests, all at the start.
     Burst(usize),
 }
 
 impl Schedule {
-    /// From the start until the last request may be sent.
-    pub(crate) fn length(&self) -> Duration {
+    /// From the start until the last request may arrive.
+    #[must_use]
+    pub fn length(&self) -> Duration {
         let seconds = match self {
             Self::Profile(profile) => profile.length(),
-            Self::Times(times) => times.last().copied().unwrap_or(0.0),
+            Self::Listed(listed) => listed.last().map_or(0.0, |last| last.at),
             Self::Burst(_) => 0.0,
         };
         Duration::from_secs_f64(seconds)
     }
 
     /// The same, ended after so many arrivals.
-    pub(crate) fn first(&self, arrivals: usize, seed: u64) -> Self {
-        let times: Vec<f64> = self.arrivals(seed).take(arrivals).map(|time| time.as_secs_f64()).collect();
-        Self::Times(times.into())
+    #[must_use]
+    pub fn first(&self, arrivals: usize, seed: u64) -> Self {
+        match self {
+            Self::Profile(_) => {
+                let drawn = self.arrivals(seed).take(arrivals);
+                Self::Listed(drawn.map(|arrival| Listed::untold(arrival.at.as_secs_f64())).collect())
+            }
+            Self::Listed(listed) => Self::Listed(listed.iter().take(arrivals).copied().collect()),
+            Self::Burst(requests) => Self::Burst(arrivals.min(*requests)),
+        }
     }
 
-    /// The times since the start at which requests are sent, ascending; the same for the same seed.
-    pub(crate) fn arrivals(&self, seed: u64) -> Arrivals {
+    /// The requests by their time, ascending; the same for the same seed.
+    #[must_use]
+    pub fn arrivals(&self, seed: u64) -> Arrivals {
         match self {
             Self::Profile(profile) => Arrivals::Drawn(Box::new(Walk::new(Arc::clone(profile), seed))),
-            Self::Times(times) => Arrivals::Listed { times: Arc::clone(times), next: 0 },
+            Self::Listed(listed) => Arrivals::Listed { listed: Arc::clone(listed), next: 0 },
             Self::Burst(requests) => Arrivals::Burst { left: *requests },
         }
     }
 }
 
-/// Iterator over the times of one schedule.
+/// Iterator over the requests of one schedule.
 #[derive(Debug)]
-pub(crate) enum Arrivals {
+pub enum Arrivals {
     Drawn(Box<Walk>),
-    Listed { times: Arc<[f64]>, next: usize },
+    Listed { listed: Arc<[Listed]>, next: usize },
     Burst { left: usize },
 }
 
 impl Iterator for Arrivals {
-    type Item = Duration;
+    type Item = Arrival;
 
-    fn next(&mut self) -> Option<Duration> {
+    fn next(&mut self) -> Option<Arrival> {
         match self {
-            Self::Drawn(walk) => walk.next().map(Duration::from_secs_f64),
-            Self::Listed { times, next } => {
-                let time = times.get(*next)?;
+            Self::Drawn(walk) => {
+                walk.next().map(|at| Arrival { at: Duration::from_secs_f64(at), tokens: None })
+            }
+            Self::Listed { listed, next } => {
+                let Listed { at, output, .. } = listed.get(*next)?;
                 *next += 1;
-                Some(Duration::from_secs_f64(*time))
+                let tokens = (*output > 0).then_some(*output);
+                Some(Arrival { at: Duration::from_secs_f64(*at), tokens })
             }
             Self::Burst { left } => {
                 *left = left.checked_sub(1)?;
-                Some(Duration::ZERO)
+                Some(Arrival { at: Duration::ZERO, tokens: None })
             }
         }
     }
@@ -80,7 +125,7 @@ const ROUNDING: f64 = 1e-6;
 
 /// A walk along a profile: gaps are drawn with a mean of one and spent at the profile's rate.
 #[derive(Debug)]
-pub(crate) struct Walk {
+pub struct Walk {
     profile: Arc<Profile>,
     rng: StdRng,
     segment: usize,
@@ -127,7 +172,7 @@ mod tests {
     };
 
     fn times(profile: Profile, seed: u64) -> Vec<f64> {
-        Schedule::Profile(Arc::new(profile)).arrivals(seed).map(|t| t.as_secs_f64()).collect()
+        Schedule::Profile(Arc::new(profile)).arrivals(seed).map(|t| t.at.as_secs_f64()).collect()
     }
 
     #[test]
@@ -185,12 +230,12 @@ mod tests {
         let all = Schedule::Profile(Arc::new(profile));
         let first = all.first(20, 4);
         assert_eq!(first.arrivals(9).collect::<Vec<_>>(), all.arrivals(4).take(20).collect::<Vec<_>>());
-        assert_eq!(first.length(), all.arrivals(4).nth(19).unwrap());
+        assert_eq!(first.length(), all.arrivals(4).nth(19).unwrap().at);
     }
 
     #[test]
     fn a_burst_is_all_at_the_start() {
-        let times: Vec<_> = Schedule::Burst(3).arrivals(0).collect();
+        let times: Vec<_> = Schedule::Burst(3).arrivals(0).map(|arrival| arrival.at).collect();
         assert_eq!(times, [Duration::ZERO; 3]);
     }
 }

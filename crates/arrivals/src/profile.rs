@@ -2,9 +2,7 @@
 
 use std::{str::FromStr, time::Duration};
 
-use anyhow::{Context as _, bail, ensure};
-
-use super::spacing::Spacing;
+use crate::{Error, spacing::Spacing};
 
 /// Pieces of one profile; more would only be a mistake in the units of its durations.
 const SEGMENTS_MAX: usize = 1_000_000;
@@ -17,18 +15,20 @@ const DAY: [f64; 24] = [
 
 /// A stretch of time in which the rate moves along a straight line.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Segment {
+pub struct Segment {
     /// Seconds.
-    pub(crate) length: f64,
+    pub length: f64,
     /// Requests per second at its start.
-    pub(crate) from: f64,
+    pub from: f64,
     /// Requests per second at its end.
-    pub(crate) to: f64,
-    pub(crate) spacing: Spacing,
+    pub to: f64,
+    pub spacing: Spacing,
 }
 
 impl Segment {
-    pub(crate) fn flat(length: f64, rate: f64, spacing: Spacing) -> Self {
+    /// One rate from its start to its end.
+    #[must_use]
+    pub fn flat(length: f64, rate: f64, spacing: Spacing) -> Self {
         Self { length, from: rate, to: rate, spacing }
     }
 
@@ -37,12 +37,12 @@ impl Segment {
     }
 
     /// Requests expected from `offset` to the end.
-    pub(crate) fn requests_after(&self, offset: f64) -> f64 {
+    pub fn requests_after(&self, offset: f64) -> f64 {
         (self.length - offset) * (self.rate_at(offset) + self.to) / 2.0
     }
 
     /// The offset at which `requests` more than at `offset` are expected; they must lie within the segment.
-    pub(crate) fn offset_after(&self, offset: f64, requests: f64) -> f64 {
+    pub fn offset_after(&self, offset: f64, requests: f64) -> f64 {
         let rate = self.rate_at(offset);
         let slope = (self.to - self.from) / self.length;
         // The root of rate·d + slope·d²/2 = requests in the form that stays exact as the slope goes to zero.
@@ -53,56 +53,72 @@ impl Segment {
 
 /// The rate over the whole run.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Profile {
+pub struct Profile {
     segments: Vec<Segment>,
 }
 
 impl Profile {
-    /// Fails when it is empty, too long, has a negative or absurd number, or never sends a request.
-    pub(crate) fn new(segments: Vec<Segment>) -> anyhow::Result<Self> {
-        ensure!(segments.len() <= SEGMENTS_MAX, "more than {SEGMENTS_MAX} changes of rate");
+    /// # Errors
+    /// When it is empty, too long, has a negative or absurd number, or never sends a request.
+    pub fn new(segments: Vec<Segment>) -> Result<Self, Error> {
+        if segments.len() > SEGMENTS_MAX {
+            return Err(Error::TooManySegments(SEGMENTS_MAX));
+        }
         for segment in &segments {
             let numbers = [segment.length, segment.from, segment.to];
-            ensure!(
-                numbers.iter().all(|n| n.is_finite() && *n >= 0.0),
-                "not a rate or a duration: {numbers:?}"
-            );
+            if !numbers.iter().all(|n| n.is_finite() && *n >= 0.0) {
+                return Err(Error::NotARate(numbers));
+            }
         }
         let segments: Vec<_> = segments.into_iter().filter(|segment| segment.length > 0.0).collect();
-        ensure!(segments.iter().any(|s| s.from > 0.0 || s.to > 0.0), "the rate is zero all the time");
+        if !segments.iter().any(|s| s.from > 0.0 || s.to > 0.0) {
+            return Err(Error::Silent);
+        }
         Ok(Self { segments })
     }
 
-    pub(crate) fn segments(&self) -> &[Segment] {
+    #[must_use]
+    pub fn segments(&self) -> &[Segment] {
         &self.segments
     }
 
     /// Seconds.
-    pub(crate) fn length(&self) -> f64 {
+    #[must_use]
+    pub fn length(&self) -> f64 {
         self.segments.iter().map(|segment| segment.length).sum()
     }
 
-    pub(crate) fn constant(rate: f64, duration: Duration, spacing: Spacing) -> anyhow::Result<Self> {
+    /// One rate all the time.
+    ///
+    /// # Errors
+    /// As [`Profile::new`].
+    pub fn constant(rate: f64, duration: Duration, spacing: Spacing) -> Result<Self, Error> {
         Self::new(vec![Segment::flat(duration.as_secs_f64(), rate, spacing)])
     }
 
-    pub(crate) fn ramp(ramp: Ramp, duration: Duration, spacing: Spacing) -> anyhow::Result<Self> {
+    /// A rate that changes evenly.
+    ///
+    /// # Errors
+    /// As [`Profile::new`].
+    pub fn ramp(ramp: Ramp, duration: Duration, spacing: Spacing) -> Result<Self, Error> {
         let length = duration.as_secs_f64();
         Self::new(vec![Segment { length, from: ramp.from, to: ramp.to, spacing }])
     }
 
-    pub(crate) fn steps(steps: &Steps, spacing: Spacing) -> anyhow::Result<Self> {
+    /// Rates one after the other.
+    ///
+    /// # Errors
+    /// As [`Profile::new`].
+    pub fn steps(steps: &Steps, spacing: Spacing) -> Result<Self, Error> {
         let flat = |(rate, length): &(f64, Duration)| Segment::flat(length.as_secs_f64(), *rate, spacing);
         Self::new(steps.0.iter().map(flat).collect())
     }
 
     /// `rate` while on, `bursts.idle` while off, over and over until `duration` is filled.
-    pub(crate) fn bursts(
-        rate: f64,
-        bursts: Bursts,
-        duration: Duration,
-        spacing: Spacing,
-    ) -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// As [`Profile::new`].
+    pub fn bursts(rate: f64, bursts: Bursts, duration: Duration, spacing: Spacing) -> Result<Self, Error> {
         let phases = [(bursts.on.as_secs_f64(), rate), (bursts.off.as_secs_f64(), bursts.idle)];
         let mut left = duration.as_secs_f64();
         let mut segments = Vec::new();
@@ -113,12 +129,17 @@ impl Profile {
             segments.push(Segment::flat(length.min(left), rate, spacing));
             left -= length;
         }
-        ensure!(left <= 0.0, "more than {SEGMENTS_MAX} bursts");
+        if left > 0.0 {
+            return Err(Error::TooManySegments(SEGMENTS_MAX));
+        }
         Self::new(segments)
     }
 
     /// An office day with `peak` requests per second in its busiest hours, squeezed into `duration`.
-    pub(crate) fn day(peak: f64, duration: Duration, spacing: Spacing) -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// As [`Profile::new`].
+    pub fn day(peak: f64, duration: Duration, spacing: Spacing) -> Result<Self, Error> {
         let length = duration.as_secs_f64() / 24.0;
         let next_hours = DAY.iter().cycle().skip(1);
         let hour = |(from, to): (&f64, &f64)| Segment { length, from: from * peak, to: to * peak, spacing };
@@ -128,63 +149,74 @@ impl Profile {
 
 /// `on=5s,off=10s`, and optionally `idle=RATE` for the rate while off.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Bursts {
-    pub(crate) on: Duration,
-    pub(crate) off: Duration,
+pub struct Bursts {
+    pub on: Duration,
+    pub off: Duration,
     /// Requests per second.
-    pub(crate) idle: f64,
+    pub idle: f64,
 }
 
 impl FromStr for Bursts {
-    type Err = anyhow::Error;
+    type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const USAGE: &str = "on=DURATION,off=DURATION[,idle=RATE]";
         let (mut on, mut off, mut idle) = (None, None, 0.0);
         for part in text.split(',') {
             match part.split_once('=') {
-                Some(("on", value)) => on = Some(humantime::parse_duration(value)?),
-                Some(("off", value)) => off = Some(humantime::parse_duration(value)?),
-                Some(("idle", value)) => idle = value.parse()?,
-                _ => bail!("{part:?}: use on=DURATION,off=DURATION[,idle=RATE]"),
+                Some(("on", value)) => on = Some(duration(value)?),
+                Some(("off", value)) => off = Some(duration(value)?),
+                Some(("idle", value)) => idle = number(value)?,
+                _ => return Err(Error::Part { text: part.to_owned(), usage: USAGE }),
             }
         }
-        let (on, off) = (on.context("on=DURATION is missing")?, off.context("off=DURATION is missing")?);
-        ensure!(!on.is_zero() && !off.is_zero(), "a phase of no length");
+        let (Some(on), Some(off)) = (on, off) else { return Err(Error::Usage(USAGE)) };
+        if on.is_zero() || off.is_zero() {
+            return Err(Error::EmptyPhase);
+        }
         Ok(Self { on, off, idle })
     }
 }
 
 /// `100x10s,400x30s`: requests per second, and for how long.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Steps(Vec<(f64, Duration)>);
+pub struct Steps(Vec<(f64, Duration)>);
 
 impl FromStr for Steps {
-    type Err = anyhow::Error;
+    type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let step = |part: &str| {
-            let (rate, length) =
-                part.split_once('x').with_context(|| format!("{part:?}: use RATExDURATION"))?;
-            Ok((rate.parse()?, humantime::parse_duration(length)?))
+            let usage = || Error::Part { text: part.to_owned(), usage: "RATExDURATION" };
+            let (rate, length) = part.split_once('x').ok_or_else(usage)?;
+            Ok((number(rate)?, duration(length)?))
         };
-        text.split(',').map(step).collect::<anyhow::Result<_>>().map(Self)
+        text.split(',').map(step).collect::<Result<_, _>>().map(Self)
     }
 }
 
 /// `100..1000`: requests per second at the start and at the end.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Ramp {
+pub struct Ramp {
     from: f64,
     to: f64,
 }
 
 impl FromStr for Ramp {
-    type Err = anyhow::Error;
+    type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (from, to) = text.split_once("..").context("use RATE..RATE")?;
-        Ok(Self { from: from.parse()?, to: to.parse()? })
+        let (from, to) = text.split_once("..").ok_or(Error::Usage("RATE..RATE"))?;
+        Ok(Self { from: number(from)?, to: number(to)? })
     }
+}
+
+pub(crate) fn number(text: &str) -> Result<f64, Error> {
+    text.parse().map_err(|source| Error::Number { text: text.to_owned(), source })
+}
+
+fn duration(text: &str) -> Result<Duration, Error> {
+    humantime::parse_duration(text).map_err(|source| Error::Duration { text: text.to_owned(), source })
 }
 
 #[cfg(test)]

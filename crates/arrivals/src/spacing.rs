@@ -4,12 +4,15 @@
 
 use std::{f64::consts::PI, str::FromStr};
 
-use anyhow::{Context as _, bail};
 use rand::Rng;
+
+use crate::Error;
+
+const USAGE: &str = "constant, poisson, gamma:CV or weibull:SHAPE";
 
 /// The distribution of the gaps between requests.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Spacing {
+pub enum Spacing {
     /// Every gap alike.
     Constant,
     /// Exponential gaps: independent callers.
@@ -22,7 +25,7 @@ pub(crate) enum Spacing {
 
 impl Spacing {
     /// One gap; the mean of many is 1.
-    pub(crate) fn draw(self, rng: &mut impl Rng) -> f64 {
+    pub fn draw(self, rng: &mut impl Rng) -> f64 {
         match self {
             Self::Constant => 1.0,
             Self::Poisson => exponential(rng),
@@ -35,7 +38,7 @@ impl Spacing {
 }
 
 impl FromStr for Spacing {
-    type Err = anyhow::Error;
+    type Err = Error;
 
     /// `constant`, `poisson`, `gamma:CV` or `weibull:SHAPE`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -43,21 +46,19 @@ impl FromStr for Spacing {
             None if text == "constant" => Ok(Self::Constant),
             None if text == "poisson" => Ok(Self::Poisson),
             Some(("gamma", cv)) => {
-                let cv = positive(cv).context("gamma:CV")?;
+                let cv = positive(cv)?;
                 Ok(Self::Gamma { shape: (cv * cv).recip() })
             }
-            Some(("weibull", shape)) => {
-                Ok(Self::Weibull { shape: positive(shape).context("weibull:SHAPE")? })
-            }
-            _ => bail!("use constant, poisson, gamma:CV or weibull:SHAPE"),
+            Some(("weibull", shape)) => Ok(Self::Weibull { shape: positive(shape)? }),
+            _ => Err(Error::Usage(USAGE)),
         }
     }
 }
 
-fn positive(text: &str) -> anyhow::Result<f64> {
-    let value: f64 = text.parse()?;
+fn positive(text: &str) -> Result<f64, Error> {
+    let value: f64 = text.parse().map_err(|source| Error::Number { text: text.to_owned(), source })?;
     if !value.is_finite() || value <= 0.0 {
-        bail!("{value} is not a positive number");
+        return Err(Error::NotPositive(value));
     }
     Ok(value)
 }

@@ -1,0 +1,146 @@
+//! What one replica does with requests, and how long it takes.
+
+use std::{str::FromStr, time::Duration};
+
+use crate::Error;
+
+const USAGE: &str = "250ms, 8ms+1ms/row or 300ms+20ms/token+0.5ms/stream";
+/// Tokens of an answer where the trace does not tell.
+pub const TOKENS: u32 = 200;
+/// Rows a merged call has at most, where nothing is said.
+const ROWS: u32 = 32;
+
+/// How long calls take.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Service {
+    /// Each request by itself, in a slot of its own.
+    Single { time: Duration },
+    /// Requests are merged, one batch at a time: fixed + per_row · rows.
+    Batch { fixed: Duration, per_row: Duration, rows: u32 },
+    /// Each request is a stream; a token takes longer the more of them the replica has:
+    /// first + tokens · (token + per_stream · streams).
+    Chat { first: Duration, token: Duration, per_stream: Duration },
+}
+
+impl Service {
+    /// Requests per second of one replica that is always full, with `slots` at a time and answers of `tokens`.
+    #[must_use]
+    pub fn rate(&self, slots: u32, tokens: f64) -> f64 {
+        match self {
+            Self::Single { time } => f64::from(slots) / time.as_secs_f64(),
+            Self::Batch { fixed, per_row, rows } => {
+                let rows = f64::from(*rows);
+                rows / (fixed.as_secs_f64() + per_row.as_secs_f64() * rows)
+            }
+            Self::Chat { first, .. } => f64::from(slots) / (first.as_secs_f64() + tokens * self.token(slots)),
+        }
+    }
+
+    /// Requests that one replica has at a time, given `slots`.
+    #[must_use]
+    pub fn at_a_time(&self, slots: u32) -> u32 {
+        match self {
+            Self::Batch { rows, .. } => *rows,
+            Self::Single { .. } | Self::Chat { .. } => slots,
+        }
+    }
+
+    /// Seconds a token takes while `streams` run.
+    pub(crate) fn token(&self, streams: u32) -> f64 {
+        match self {
+            Self::Chat { token, per_stream, .. } => {
+                token.as_secs_f64() + per_stream.as_secs_f64() * f64::from(streams)
+            }
+            Self::Single { .. } | Self::Batch { .. } => 0.0,
+        }
+    }
+}
+
+impl FromStr for Service {
+    type Err = Error;
+
+    /// A sum of durations, each for the call, `/row`, `/token` or `/stream`; `8ms+1ms/row*64` sets the most rows.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let usage = || Error::Part { text: text.to_owned(), usage: USAGE };
+        let (sum, rows) = match text.split_once('*') {
+            Some((sum, rows)) => (sum, rows.trim().parse().ok().filter(|rows| *rows > 0).ok_or_else(usage)?),
+            None => (text, ROWS),
+        };
+        let (mut call, mut row, mut token, mut stream) = (Duration::ZERO, None, None, None);
+        for part in sum.split('+') {
+            let (time, per) = part.split_once('/').unwrap_or((part, ""));
+            let time = duration(time.trim())?;
+            match per.trim() {
+                "" => call = time,
+                "row" => row = Some(time),
+                "token" => token = Some(time),
+                "stream" => stream = Some(time),
+                _ => return Err(usage()),
+            }
+        }
+        let service = match (row, token, stream) {
+            (None, None, None) => Self::Single { time: call },
+            (Some(per_row), None, None) => Self::Batch { fixed: call, per_row, rows },
+            (None, Some(token), stream) => {
+                Self::Chat { first: call, token, per_stream: stream.unwrap_or_default() }
+            }
+            _ => return Err(usage()),
+        };
+        if service.rate(1, 1.0).is_finite() { Ok(service) } else { Err(Error::NoTime) }
+    }
+}
+
+/// A duration as people write it; also with a fraction, as in 0.5ms.
+pub(crate) fn duration(text: &str) -> Result<Duration, Error> {
+    let unit = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at_checked(unit).unwrap_or((text, ""));
+    let scale = match unit {
+        "us" | "µs" => Some(1e-6),
+        "ms" => Some(1e-3),
+        "s" => Some(1.0),
+        _ => None,
+    };
+    match (number.parse::<f64>(), scale) {
+        (Ok(number), Some(scale)) if (0.0..1e9).contains(&number) => {
+            Ok(Duration::from_secs_f64(number * scale))
+        }
+        _ => humantime::parse_duration(text)
+            .map_err(|source| Error::Duration { text: text.to_owned(), source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(ms: f64) -> Duration {
+        Duration::from_secs_f64(ms / 1e3)
+    }
+
+    #[test]
+    fn a_service_is_written_as_a_sum_of_times() {
+        let rows = [
+            ("250ms", Service::Single { time: ms(250.0) }),
+            ("8ms+1ms/row", Service::Batch { fixed: ms(8.0), per_row: ms(1.0), rows: 32 }),
+            ("8ms+1ms/row*64", Service::Batch { fixed: ms(8.0), per_row: ms(1.0), rows: 64 }),
+            (
+                "0.3s+20ms/token+0.5ms/stream",
+                Service::Chat { first: ms(300.0), token: ms(20.0), per_stream: ms(0.5) },
+            ),
+        ];
+        for (text, service) in rows {
+            assert_eq!(text.parse::<Service>().unwrap(), service, "{text}");
+        }
+        for text in ["", "fast", "0ms", "1ms/row+1ms/token", "1ms/stream", "8ms+1ms/row*0", "1ms/cup"] {
+            assert!(text.parse::<Service>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_rate_of_a_full_replica_is_what_it_has_over_what_that_takes() {
+        let rate = |text: &str, slots| text.parse::<Service>().unwrap().rate(slots, 100.0);
+        assert!((rate("250ms", 4) - 16.0).abs() < 1e-9);
+        assert!((rate("8ms+1ms/row", 1) - 800.0).abs() < 1e-9);
+        assert!((rate("300ms+20ms/token+0.5ms/stream", 16) - 16.0 / 3.1).abs() < 1e-9);
+    }
+}

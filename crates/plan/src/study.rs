@@ -1,0 +1,248 @@
+//! One load, several seeds, several policies, each with several tunings: the simulations of a comparison, in
+//! parallel.
+
+mod contestant;
+mod summary;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use autoscaler::policy::Policy as Rules;
+
+pub use self::{
+    contestant::{Contestant, Family, Tuning},
+    summary::{Comparison, Equal, Summary},
+};
+use crate::{
+    Error,
+    judge::Score,
+    load::Load,
+    policy::{Costs, Fixed, Optimum, Policy, plan},
+    service::TOKENS,
+    timeline::Timeline,
+    world::{Run, Settings, World},
+};
+
+/// Seeds one study may have.
+pub const SEEDS_MOST: usize = 1000;
+/// Prices of a miss for the optimum: powers of four, from the time of a replica that one request takes.
+const PRICES: u32 = 9;
+/// How long a queue may grow before it does harm, as far as foresight looks at least.
+const QUEUE: Duration = Duration::from_secs(120);
+
+/// What is compared.
+#[derive(Clone, Debug)]
+pub struct Study {
+    pub settings: Settings,
+    pub load: Load,
+    /// Tidegate's rules, whose SLO is one of whole answers.
+    pub rules: Rules,
+    /// At least one.
+    pub seeds: Vec<u64>,
+    pub against: Vec<Family>,
+    /// Simulations at a time.
+    pub threads: usize,
+}
+
+/// One simulation of one contestant.
+type Scored = (Contestant, u64, Score);
+/// The scores of each contestant, by seed.
+type Scores = BTreeMap<Contestant, BTreeMap<u64, Score>>;
+
+/// Simulations that are run together.
+#[derive(Clone, Copy, Debug)]
+enum Job {
+    One(Contestant, u64),
+    /// Every static number, and from what these miss the optimum.
+    Fixed(u64),
+}
+
+impl Study {
+    /// Runs every simulation. `progress` is told how many of how many jobs are done.
+    ///
+    /// # Errors
+    /// A load that cannot be, or no seeds or too many.
+    pub fn run(&self, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<Comparison, Error> {
+        if self.seeds.is_empty() || self.seeds.len() > SEEDS_MOST {
+            return Err(Error::Seeds(SEEDS_MOST));
+        }
+        let jobs = self.jobs();
+        let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let scores = Mutex::new(Scores::new());
+        let work = || {
+            while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let found = self.simulate(*job)?;
+                let mut scores = scores.lock().unwrap_or_else(PoisonError::into_inner);
+                for (contestant, seed, score) in found {
+                    scores.entry(contestant).or_default().insert(seed, score);
+                }
+                drop(scores);
+                progress(done.fetch_add(1, Ordering::Relaxed) + 1, jobs.len());
+            }
+            Ok::<_, Error>(())
+        };
+        thread::scope(|scope| {
+            let workers: Vec<_> = (0..self.threads.max(1)).map(|_| scope.spawn(work)).collect();
+            workers.into_iter().try_for_each(|worker| match worker.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+        })?;
+        let scores = scores.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(Comparison::new(self.ours(), scores, &self.against))
+    }
+
+    /// What happened over time with the first seed.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn record(&self, contestant: Contestant, pieces: usize) -> Result<Option<Timeline>, Error> {
+        let seed = self.seeds.first().copied().ok_or(Error::Seeds(SEEDS_MOST))?;
+        let run = match contestant.tuning {
+            Tuning::Price(_) | Tuning::Foresight(_) => {
+                let settings = self.constant_start();
+                let mut optimum = self.optimum(&self.costs(seed)?.1, contestant);
+                let schedule = self.load.schedule(seed)?;
+                World::new(&settings, &schedule, seed).recorded(pieces).run(&mut optimum)
+            }
+            _ => {
+                let mut policy = self.policy(contestant);
+                let schedule = self.load.schedule(seed)?;
+                World::new(&self.settings, &schedule, seed).recorded(pieces).run(&mut *policy)
+            }
+        };
+        Ok(run.timeline)
+    }
+
+    /// Tidegate as it is configured.
+    #[must_use]
+    pub fn ours(&self) -> Contestant {
+        Contestant::ours(self.rules.slo.response().percentile)
+    }
+
+    /// Requests per second of a replica that is always full, with the answers of this load.
+    pub(crate) fn rate(&self) -> f64 {
+        const SOME: usize = 10_000;
+        let seed = self.seeds.first().copied().unwrap_or_default();
+        let schedule = self.load.schedule(seed);
+        let arrivals = schedule.iter().flat_map(|schedule| schedule.arrivals(seed).take(SOME));
+        let tokens: Vec<f64> = arrivals.map(|arrival| f64::from(arrival.tokens.unwrap_or(TOKENS))).collect();
+        let mean = tokens.iter().sum::<f64>() / tokens.len().max(1) as f64;
+        self.settings.service.rate(self.settings.slots, mean)
+    }
+
+    /// Seed by seed, so that those that take long are not left for the end; the long ones first.
+    fn jobs(&self) -> Vec<Job> {
+        let contestants = contestant::all(&self.rules, &self.against);
+        let fixed = self.against.iter().any(|family| matches!(family, Family::Static | Family::Optimum));
+        let of = |seed: &u64| {
+            let seed = *seed;
+            let first = fixed.then_some(Job::Fixed(seed));
+            first.into_iter().chain(contestants.iter().map(move |contestant| Job::One(*contestant, seed)))
+        };
+        self.seeds.iter().flat_map(of).collect()
+    }
+
+    fn simulate(&self, job: Job) -> Result<Vec<Scored>, Error> {
+        match job {
+            Job::One(contestant, seed) => {
+                let run = self.play(&mut *self.policy(contestant), &self.settings, seed)?;
+                Ok(vec![(contestant, seed, Score::of(&run))])
+            }
+            Job::Fixed(seed) => self.fixed(seed),
+        }
+    }
+
+    fn policy(&self, contestant: Contestant) -> Box<dyn Policy> {
+        let at_a_time = self.settings.service.at_a_time(self.settings.slots);
+        contestant.policy(&self.rules, f64::from(at_a_time))
+    }
+
+    fn play(&self, policy: &mut dyn Policy, settings: &Settings, seed: u64) -> Result<Run, Error> {
+        let schedule = self.load.schedule(seed)?;
+        Ok(World::new(settings, &schedule, seed).run(policy))
+    }
+
+    fn fixed(&self, seed: u64) -> Result<Vec<Scored>, Error> {
+        let (mut scores, costs) = self.costs(seed)?;
+        if self.against.contains(&Family::Optimum) {
+            let settings = self.constant_start();
+            let tunings = (0..PRICES).flat_map(|power| [Tuning::Price(power), Tuning::Foresight(power)]);
+            for tuning in tunings {
+                let contestant = Contestant { family: Family::Optimum, tuning };
+                let mut optimum = self.optimum(&costs, contestant);
+                let run = self.play(&mut optimum, &settings, seed)?;
+                scores.push((contestant, seed, Score::of(&run)));
+            }
+        }
+        Ok(scores)
+    }
+
+    /// The score of every number of replicas, and what they miss in each slot; more than are enough are not
+    /// simulated.
+    fn costs(&self, seed: u64) -> Result<(Vec<Scored>, Costs), Error> {
+        let mut scores = Vec::new();
+        let mut misses: Vec<Vec<u32>> = Vec::new();
+        let mut enough: Option<(Score, Duration)> = None;
+        let mut initial = 0;
+        for replicas in 1..=self.settings.bounds.max {
+            let contestant = Contestant { family: Family::Static, tuning: Tuning::Replicas(replicas) };
+            let score = match enough {
+                Some((score, length)) => score.with_enough(replicas, length),
+                None => {
+                    let run = self.play(&mut Fixed(replicas), &self.open(), seed)?;
+                    if misses.is_empty() {
+                        misses.push(run.slots.iter().map(|slot| slot.arrivals).collect());
+                        initial = self.initial(seed)?;
+                    }
+                    misses.push(run.slots.iter().map(|slot| slot.misses).collect());
+                    let score = Score::of(&run);
+                    // The optimum must be able to begin with what everybody begins with.
+                    if run.counted.met == run.arrivals && replicas >= initial {
+                        enough = Some((score, run.length));
+                    }
+                    score
+                }
+            };
+            scores.push((contestant, seed, score));
+        }
+        let cold_start = self.settings.cold_start.mean();
+        Ok((scores, Costs { misses, cold_start, initial, least: self.settings.bounds.min }))
+    }
+
+    fn optimum(&self, costs: &Costs, contestant: Contestant) -> Optimum {
+        let price = |power: u32| 4f64.powi(power as i32) / self.rate();
+        let ready = match contestant.tuning {
+            Tuning::Price(power) => plan(costs, price(power)),
+            Tuning::Foresight(power) => plan(&costs.ahead(self.settings.slo.target.max(QUEUE)), price(power)),
+            Tuning::Percentile(_) | Tuning::Target(_) | Tuning::Replicas(_) => Vec::new(),
+        };
+        Optimum::new(&ready, costs, self.settings.begins)
+    }
+
+    /// Replicas that everybody begins with.
+    fn initial(&self, seed: u64) -> Result<u32, Error> {
+        let schedule = self.load.schedule(seed)?;
+        Ok(World::new(&self.settings, &schedule, seed).wanted())
+    }
+
+    /// The same model where a number may be below the floor: static ones are compared from one on.
+    fn open(&self) -> Settings {
+        let mut settings = self.settings.clone();
+        settings.bounds.min = 0;
+        settings
+    }
+
+    /// The same model where each start takes as long: somebody who knows the future would know each.
+    fn constant_start(&self) -> Settings {
+        let cold_start = crate::start::ColdStart::Constant(self.settings.cold_start.mean());
+        Settings { cold_start, ..self.open() }
+    }
+}

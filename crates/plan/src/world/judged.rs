@@ -1,0 +1,149 @@
+//! What became of each request, and what the replicas cost.
+
+use std::time::Duration;
+
+use super::time::Time;
+use crate::timeline::Timeline;
+
+/// The pieces of time that requests are counted in by their arrival.
+pub(crate) const SLOT: Duration = Duration::from_secs(10);
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcomes {
+    /// Answered within the SLO.
+    Met,
+    /// Answered later than the SLO.
+    Late,
+    /// Refused.
+    Shed,
+    /// Not answered by its deadline.
+    TimedOut,
+}
+
+/// Requests by their outcome.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    pub met: u64,
+    pub late: u64,
+    pub shed: u64,
+    pub timed_out: u64,
+}
+
+impl Counted {
+    #[must_use]
+    pub fn all(&self) -> u64 {
+        self.met + self.late + self.shed + self.timed_out
+    }
+}
+
+/// Another number of replicas is wished for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Since the beginning.
+    pub at: Duration,
+    pub from: u32,
+    pub to: u32,
+}
+
+/// Requests that arrived in one slot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Slot {
+    pub(crate) arrivals: u32,
+    pub(crate) misses: u32,
+}
+
+/// What one simulation came to.
+#[derive(Clone, Debug)]
+pub struct Run {
+    pub length: Duration,
+    pub arrivals: u64,
+    pub counted: Counted,
+    /// From creation to deletion, pending and draining included, of all replicas.
+    pub replica_time: Duration,
+    /// Replicas at the beginning.
+    pub initial: u32,
+    pub changes: Vec<Change>,
+    /// Replicas that went before they had served anybody.
+    pub wasted: u32,
+    pub timeline: Option<Timeline>,
+    pub(crate) slots: Vec<Slot>,
+}
+
+#[derive(Debug)]
+pub(super) struct Judge {
+    slo: Duration,
+    arrivals: u64,
+    counted: Counted,
+    slots: Vec<Slot>,
+    changes: Vec<Change>,
+    wasted: u32,
+}
+
+impl Judge {
+    pub(super) fn new(slots: usize, slo: Duration) -> Self {
+        Self {
+            slo,
+            arrivals: 0,
+            counted: Counted::default(),
+            slots: vec![Slot::default(); slots],
+            changes: Vec::new(),
+            wasted: 0,
+        }
+    }
+
+    pub(super) fn arrived(&mut self, at: Time) {
+        self.arrivals += 1;
+        if let Some(slot) = self.slot(at) {
+            slot.arrivals += 1;
+        }
+    }
+
+    /// What an answer at `now` is worth.
+    pub(super) fn answered(&self, arrived: Time, now: Time, deadline: Duration) -> Outcomes {
+        let took = now.since(arrived);
+        if took > deadline {
+            Outcomes::TimedOut
+        } else if took > self.slo {
+            Outcomes::Late
+        } else {
+            Outcomes::Met
+        }
+    }
+
+    pub(super) fn settled(&mut self, arrived: Time, outcome: Outcomes) {
+        let count = match outcome {
+            Outcomes::Met => &mut self.counted.met,
+            Outcomes::Late => &mut self.counted.late,
+            Outcomes::Shed => &mut self.counted.shed,
+            Outcomes::TimedOut => &mut self.counted.timed_out,
+        };
+        *count += 1;
+        if let Some(slot) = self.slot(arrived).filter(|_| outcome != Outcomes::Met) {
+            slot.misses += 1;
+        }
+    }
+
+    pub(super) fn changed(&mut self, change: Change, wasted: u32) {
+        self.changes.push(change);
+        self.wasted += wasted;
+    }
+
+    pub(super) fn finish(
+        self,
+        length: Duration,
+        replica_time: Duration,
+        initial: u32,
+        timeline: Option<Timeline>,
+    ) -> Run {
+        let Self { arrivals, counted, slots, changes, wasted, .. } = self;
+        Run { length, arrivals, counted, replica_time, initial, changes, wasted, timeline, slots }
+    }
+
+    /// The last one takes what arrives at the very end.
+    fn slot(&mut self, at: Time) -> Option<&mut Slot> {
+        let last = self.slots.len().saturating_sub(1);
+        let index = (at.since(Time::ZERO).as_secs() / SLOT.as_secs()) as usize;
+        self.slots.get_mut(index.min(last))
+    }
+}

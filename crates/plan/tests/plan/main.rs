@@ -1,0 +1,6 @@
+//! The simulator as its users call it.
+
+mod comparison;
+mod simulation;
+mod traces;
+mod world;

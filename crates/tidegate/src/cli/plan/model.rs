@@ -1,0 +1,109 @@
+//! A model's configuration in the simulator's words.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use autoscaler::policy::{Policy as Rules, Slo};
+use pipeline::Batching;
+use plan::{
+    report::About,
+    service::Service,
+    start::ColdStart,
+    study::{Comparison, Study},
+    world::Settings,
+};
+use serde_json::{Value, json};
+
+use super::ReplicaArgs;
+use crate::{config::Model, serve::policy::policy};
+
+const HOLD: Duration = Duration::from_millis(2);
+/// Part of the SLO that a call is taken to need where nothing is said.
+const SHARE: f64 = 0.2;
+
+pub(super) fn settings(
+    model: &Model,
+    args: &ReplicaArgs,
+    begins: Duration,
+) -> anyhow::Result<(Settings, Rules)> {
+    let rules = policy(model).with_context(|| {
+        format!("the replicas of model {} are fixed: there is nothing to plan", model.name)
+    })?;
+    let Slo::Latency(slo) = rules.slo else {
+        bail!(
+            "the SLO of model {} is one of tokens (ttft, tpot), and only whole answers are simulated: plan with a copy \
+             of the configuration in which it is one of whole answers, like slo: {{p95: 30s}}",
+            model.name
+        );
+    };
+    let service = args.service.unwrap_or(Service::Single { time: slo.target.mul_f64(SHARE) });
+    let slots = args.slots.unwrap_or(rules.assumed.concurrency);
+    ensure!(slots > 0, "--slots: a replica without a slot serves nobody");
+    ensure!((0.0..=10.0).contains(&args.variation), "--variation: use 0 to 10");
+    let settings = Settings {
+        service,
+        variation: args.variation,
+        slots,
+        slo,
+        deadline: model.deadline.default,
+        cold_start: args.cold_start.clone().unwrap_or(ColdStart::Constant(rules.assumed.cold_start)),
+        cold_start_timeout: model.cold_start_timeout,
+        queue: model.queue.requests,
+        max_hold: match model.batching {
+            Batching::Merge { max_hold, .. } => max_hold,
+            Batching::Auto | Batching::Off => HOLD,
+        },
+        bounds: rules.bounds,
+        initial: args.initial,
+        begins,
+    };
+    Ok((settings, rules))
+}
+
+/// What was simulated, for whoever reads the results.
+pub(super) fn about(model: &Model, study: &Study, load: &str) -> About {
+    let Settings { slo, slots, cold_start, bounds, deadline, .. } = &study.settings;
+    let duration = |duration: Duration| humantime::format_duration(duration).to_string();
+    let start = match cold_start {
+        ColdStart::Constant(start) => duration(*start),
+        ColdStart::Between(least, most) => format!("{} to {}", duration(*least), duration(*most)),
+        ColdStart::Measured(starts) => {
+            format!("{} measured, mean {}", starts.len(), duration(cold_start.mean()))
+        }
+    };
+    let service = match study.settings.service {
+        Service::Single { time } => format!("{} a call, {slots} at a time", duration(time)),
+        Service::Batch { fixed, per_row, rows } => {
+            format!("{} + {} a row, up to {rows} rows", duration(fixed), duration(per_row))
+        }
+        Service::Chat { first, token, per_stream } => format!(
+            "{} + {} a token + {} for each stream, {slots} streams",
+            duration(first),
+            duration(token),
+            duration(per_stream)
+        ),
+    };
+    About {
+        model: model.name.to_string(),
+        load: load.to_owned(),
+        slo: format!("{} % within {}", slo.percentile * 100.0, duration(slo.target)),
+        service,
+        cold_start: start,
+        bounds: format!("{} to {} replicas, deadline {}", bounds.min, bounds.max, duration(*deadline)),
+        seeds: study.seeds.len(),
+    }
+}
+
+pub(super) fn json(model: &Model, study: &Study, load: &str, comparison: &Comparison) -> Value {
+    let about = about(model, study, load);
+    json!({
+        "model": about.model,
+        "load": about.load,
+        "slo": { "seconds": study.settings.slo.target.as_secs_f64(), "percentile": study.settings.slo.percentile },
+        "service": about.service,
+        "cold_start": about.cold_start,
+        "bounds": { "min": study.settings.bounds.min, "max": study.settings.bounds.max },
+        "seeds": study.seeds,
+        "results": comparison,
+    })
+}
