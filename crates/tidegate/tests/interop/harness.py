@@ -13,9 +13,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 import requests
 
+T = TypeVar("T")
 ROOT = pathlib.Path(__file__).resolve().parents[4]
 EXAMPLES = ROOT / "examples"
 TIDEGATE = pathlib.Path(os.environ.get("TIDEGATE", ROOT / "target/debug/tidegate"))
@@ -149,6 +151,21 @@ class Gateway(Process):
         rows, calls = (self.metric(f"tidegate_batch_rows_{part}", model=model) for part in ("sum", "count"))
         return rows, calls
 
+    def in_a_crowd(self, model: str, server: int, callers: Callable[[], T]) -> T:
+        """What `callers` return, who call while the model's only server is stopped as in `crowded`. Where they take so
+        long to come that the gateway gives the silent server up, they come again."""
+        for _ in range(3):
+            try:
+                with self.crowded(model, server):
+                    return callers()
+            except Exception as error:
+                if "no replica is running" not in str(error):
+                    raise
+            ready = f"{self.url}/v2/models/{model}/ready?strict=1"
+            wait_for(f"{model} to be ready again", lambda: requests.get(ready, timeout=5).ok)
+        with self.crowded(model, server):
+            return callers()
+
     @contextmanager
     def crowded(self, model: str, server: int) -> Iterator[None]:
         """Stops the process of the model's only server until `CROWD` calls wait for it: however slow the callers
@@ -159,7 +176,7 @@ class Gateway(Process):
 
         def release_when_crowded() -> None:
             try:
-                wait_for(f"{CROWD} calls to wait for {model}", is_crowded, 30)
+                wait_for(f"{CROWD} calls to wait for {model}", is_crowded, 10)
             finally:
                 os.kill(server, signal.SIGCONT)
 

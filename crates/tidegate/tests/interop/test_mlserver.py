@@ -246,8 +246,12 @@ def test_64_clients_are_merged_and_each_gets_its_own_answer(mlserver: MlServer, 
         np.testing.assert_array_equal(answer.json()["outputs"][0]["data"], expected[index])
 
     rows_before, calls_before = gateway.batched("forest")
-    with gateway.crowded("forest", mlserver.pid), ThreadPoolExecutor(64) as pool:
-        list(pool.map(call, range(len(DIGITS))))
+
+    def callers() -> None:
+        with ThreadPoolExecutor(64) as pool:
+            list(pool.map(call, range(len(DIGITS))))
+
+    gateway.in_a_crowd("forest", mlserver.pid, callers)
     rows_after, calls_after = gateway.batched("forest")
     # Each batch saves all its rows but one a call of their own.
     saved = (rows_after - rows_before) - (calls_after - calls_before)

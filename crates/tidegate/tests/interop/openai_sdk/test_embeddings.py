@@ -77,8 +77,7 @@ def test_callers_who_wait_for_an_engine_are_merged(
     served = Served(engines[name], merging.url, merging)
     expected = directly(served, TEXTS)
     rows_before, calls_before = merging.batched(name)
-    with merging.crowded(name, served.engine.pid):
-        asyncio.run(all_at_once(served, expected))
+    merging.in_a_crowd(name, served.engine.pid, lambda: asyncio.run(all_at_once(served, expected)))
     rows_after, calls_after = merging.batched(name)
     rows, calls = rows_after - rows_before, calls_after - calls_before
     print(f"{name}: {rows:.0f} texts in {calls:.0f} calls")
@@ -112,5 +111,4 @@ def test_lists_and_single_texts_that_are_merged_are_parted_again(
 
             await asyncio.gather(refused(), *map(call, range(len(TEXTS))), refused())
 
-    with merging.crowded(name, served.engine.pid):
-        asyncio.run(run())
+    merging.in_a_crowd(name, served.engine.pid, lambda: asyncio.run(run()))
