@@ -15,7 +15,7 @@ use super::Config;
 use crate::latency::Latency;
 
 const START: f64 = 32.0;
-const MOST: f64 = 1024.0;
+const MOST: f64 = 8192.0;
 /// The line is believed up to this multiple of the most generations that were seen together.
 const AHEAD: u32 = 2;
 /// So many are allowed before anything was seen.

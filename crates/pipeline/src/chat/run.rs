@@ -180,18 +180,6 @@ impl Run {
         self.end(Ending::Broken);
     }
 
-    /// When something last came from the replica.
-    #[must_use]
-    pub fn last_progress(&self) -> Instant {
-        self.last
-    }
-
-    /// Tokens that came so far.
-    #[must_use]
-    pub fn tokens(&self) -> u64 {
-        self.tokens
-    }
-
     /// From the arrival of the request to its first token.
     #[must_use]
     pub fn ttft(&self) -> Option<Duration> {
