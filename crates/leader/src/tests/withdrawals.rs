@@ -199,10 +199,12 @@ async fn what_another_process_of_the_same_name_agreed_to_counts_for_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_process_that_has_said_nothing_yet_has_not_agreed() {
-    let (leader, source, _a, b) = two().await;
+    let (leader, source, a, b) = two().await;
     b.obeys.send_replace(false);
     let takes_over = async {
         sleep(millis(100)).await;
+        // The one before is gone: it must not come back and agree.
+        a.whole.send_replace(false);
         let hello = Hello { gateway: "gateway-a".into(), version: String::new() };
         let silent = leader.collector.join(&hello).expect("is listed");
         b.obeys.send_replace(true);
