@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import requests
@@ -168,17 +168,17 @@ class Gateway(Process):
 
     @contextmanager
     def crowded(self, model: str, server: int) -> Iterator[None]:
-        """Stops the process of the model's only server until `CROWD` calls wait for it: however slow the callers
-        are and however fast the server is, so many can be merged."""
+        """Stops the process of the model's only server until `CROWD` calls wait for it, at most 10 s: however slow the
+        callers are and however fast the server is, so many can be merged."""
 
         def is_crowded() -> bool:
             return self.metric("tidegate_queue_requests", model=model) >= CROWD
 
         def release_when_crowded() -> None:
-            try:
+            # Those who have come by then must do: another replica may have taken the others.
+            with suppress(TimeoutError):
                 wait_for(f"{CROWD} calls to wait for {model}", is_crowded, 10)
-            finally:
-                os.kill(server, signal.SIGCONT)
+            os.kill(server, signal.SIGCONT)
 
         os.kill(server, signal.SIGSTOP)
         with ThreadPoolExecutor(1) as pool:
