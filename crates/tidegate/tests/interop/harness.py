@@ -175,10 +175,14 @@ class Gateway(Process):
             return self.metric("tidegate_queue_requests", model=model) >= CROWD
 
         def release_when_crowded() -> None:
-            # Those who have come by then must do: another replica may have taken the others.
-            with suppress(TimeoutError):
-                wait_for(f"{CROWD} calls to wait for {model}", is_crowded, 10)
-            os.kill(server, signal.SIGCONT)
+            try:
+                # Those who have come by then must do: another replica may have taken the others.
+                with suppress(TimeoutError):
+                    wait_for(f"{CROWD} calls to wait for {model}", is_crowded, 10)
+            finally:
+                # A process fleet may have replaced it.
+                with suppress(ProcessLookupError):
+                    os.kill(server, signal.SIGCONT)
 
         os.kill(server, signal.SIGSTOP)
         with ThreadPoolExecutor(1) as pool:
