@@ -168,11 +168,12 @@ class Gateway(Process):
 
     @contextmanager
     def crowded(self, model: str, server: int) -> Iterator[None]:
-        """Stops the process of the model's only server until `CROWD` calls wait for it, at most 10 s: however slow the
-        callers are and however fast the server is, so many can be merged."""
+        """Stops the process of the model's only server until `CROWD` calls wait for it or are with it, at most 10 s:
+        however slow the callers are and however fast the server is, those after its first batch can be merged."""
 
         def is_crowded() -> bool:
-            return self.metric("tidegate_queue_requests", model=model) >= CROWD
+            waiting = self.metric("tidegate_queue_requests", model=model)
+            return waiting + self.metric("tidegate_replica_inflight", model=model) >= CROWD
 
         def release_when_crowded() -> None:
             try:
