@@ -1,14 +1,16 @@
-//! How fast rows arrive, over the last fifth of a second. Pure.
+//! How fast rows arrive. Pure.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+/// Of rows that may be merged, the last fifth of a second counts.
 const WINDOW: Duration = Duration::from_millis(200);
 
 /// An exponentially weighted arrival rate.
 #[derive(Debug)]
 pub struct Rate {
+    window: Duration,
     per_second: f64,
     at: Instant,
 }
@@ -17,12 +19,18 @@ impl Rate {
     /// Nothing has arrived yet.
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        Self { per_second: 0.0, at: now }
+        Self::over(WINDOW, now)
+    }
+
+    /// Nothing has arrived yet, and the past counts less the more of a `window` it is ago.
+    #[must_use]
+    pub fn over(window: Duration, now: Instant) -> Self {
+        Self { window, per_second: 0.0, at: now }
     }
 
     /// Takes in `rows` rows that arrive at `now`.
     pub fn record(&mut self, rows: u32, now: Instant) {
-        self.per_second = self.get(now) + f64::from(rows) / WINDOW.as_secs_f64();
+        self.per_second = self.get(now) + f64::from(rows) / self.window.as_secs_f64();
         self.at = self.at.max(now);
     }
 
@@ -30,7 +38,7 @@ impl Rate {
     #[must_use]
     pub fn get(&self, now: Instant) -> f64 {
         let elapsed = now.saturating_duration_since(self.at).as_secs_f64();
-        self.per_second * (-elapsed / WINDOW.as_secs_f64()).exp()
+        self.per_second * (-elapsed / self.window.as_secs_f64()).exp()
     }
 }
 

@@ -16,15 +16,10 @@ use tokio::time::Instant;
 use self::seat::{SLOW_START, Veterans};
 pub(crate) use self::seat::{Seat, Slot, Waiting};
 use crate::{
-    chat::{Chat, Learned},
+    chat::{Chat, Courtesy, Learned},
     limit::Limit,
     replica::Replica,
-    request::Class,
 };
-
-/// The part of a replica's calls that a low class may have: the rest is kept for others, who else would wait for one
-/// of its long generations to end.
-const LOW_CLASS_SHARE: f64 = 0.8;
 
 /// The part of a replica's limit below which it may have more to do than others and still be preferred for what it has
 /// in its cache, unless it is as slow as this.
@@ -71,6 +66,17 @@ impl Board {
         self.seats.is_empty()
     }
 
+    /// Calls that all replicas which take calls may have.
+    pub(crate) fn places(&self, now: Instant) -> u32 {
+        self.seats.iter().filter(|seat| !seat.is_closed(now)).map(|seat| seat.limit()).sum()
+    }
+
+    /// Generations under way of those who give way, and all calls under way.
+    pub(crate) fn giving_way(&self) -> (u32, u32) {
+        let both = self.seats.iter().map(|seat| (seat.giving_way(), seat.in_flight()));
+        both.fold((0, 0), |(yielding, all), (more, calls)| (yielding + more, all + calls))
+    }
+
     /// Whether some replica would take a call now.
     pub(crate) fn has_room(&self, now: Instant) -> bool {
         let veterans = self.veterans(now);
@@ -106,12 +112,13 @@ impl Board {
         &self,
         now: Instant,
         avoid: Option<&str>,
-        (chat, class): (&Chat, Class),
+        (chat, courtesy): (&Chat, Courtesy),
         learned: &Learned,
     ) -> Option<Slot> {
         let veterans = self.veterans(now);
         let avoid = self.avoidable(avoid, now);
-        let allowed = |seat: &Arc<Seat>| for_class(seat.allowed(now, veterans), class);
+        let part = learned.yielding().get(courtesy);
+        let allowed = |seat: &Arc<Seat>| seat.left_to(part, seat.allowed(now, veterans));
         let fit = |seat: &&Arc<Seat>| Some(&*seat.replica.id) != avoid && seat.in_flight() < allowed(seat);
         let work = learned.work(chat);
         let mut table = learned.config.prefix_affinity.then(|| learned.table());
@@ -134,7 +141,7 @@ impl Board {
         if let Some(table) = &mut table {
             table.went_to(&chat.affinity, slot.seat.number);
         }
-        Some(slot.with_work(work))
+        Some(slot.generating(work, courtesy != Courtesy::None))
     }
 
     /// How busy a replica may be and still be preferred for what it has in its cache: `factor` times the mean, as in
@@ -189,14 +196,6 @@ impl Board {
             now.saturating_duration_since(seat.replica.ready_since) >= SLOW_START && !seat.is_closed(now)
         };
         if self.seats.iter().any(veteran) { Veterans::Some } else { Veterans::None }
-    }
-}
-
-/// Of the calls that a replica may have, those that one of `class` may be.
-fn for_class(allowed: u32, class: Class) -> u32 {
-    match class {
-        Class::High | Class::Normal => allowed,
-        Class::Low => allowed.min(((f64::from(allowed) * LOW_CLASS_SHARE) as u32).max(1)),
     }
 }
 

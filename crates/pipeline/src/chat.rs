@@ -8,6 +8,8 @@ mod affinity;
 mod learned;
 pub(crate) mod limit;
 pub(crate) mod run;
+mod shares;
+pub(crate) mod yielding;
 
 use std::time::Duration;
 
@@ -74,6 +76,16 @@ pub enum Delivery {
     Whole,
     /// Piece by piece, the first one not later than this.
     Streamed { first_piece_by: Instant },
+}
+
+/// What a call leaves to others of the places at a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Courtesy {
+    None,
+    /// A few of them, for those who may come.
+    LeavesRoom,
+    /// As many as those others need who are there, lest they notice.
+    GivesWay,
 }
 
 /// Prompt tokens that count as one row where the time to the first token is predicted.

@@ -14,7 +14,8 @@ use crate::{
     arrivals::Rate,
     attempt::Past,
     batch::{self, Plan, Situation, plan, stretched},
-    board::Board,
+    board::{Board, Slot},
+    chat::Courtesy,
     check,
     error::{Error, QueueUnit, Rejection, Stage},
     execute::{Batch, SelfCheck, run},
@@ -27,6 +28,8 @@ use crate::{
 
 /// With requests waiting and no replica free, time alone may open one (a pause ends, a slow start goes on).
 const RECHECK: Duration = Duration::from_millis(20);
+/// The least part of the places that come free which is taken to be for those who give way.
+const LEAST_PART: f64 = 0.1;
 /// Arrivals taken in at once before the queue is looked at.
 const ARRIVALS_AT_ONCE: usize = 256;
 
@@ -207,6 +210,7 @@ impl Dispatcher {
         let rows = ticket.rows.max(self.rows_at_once(&latency));
         let Some(needs) = self.shared.needs(&ticket.request, rows, &latency) else { return Ok(()) };
         drop(latency);
+        let rate = rate * self.part_for(&ticket.request, now);
         let ahead = self.rows_in_flight_ahead();
         let wait_for = |rows: u64| stretched(Duration::from_secs_f64((rows + ahead) as f64 / rate));
         let answer_by = ticket.request.answer_by();
@@ -226,6 +230,16 @@ impl Dispatcher {
             return Err(Rejection::PredictedLate { wait: wait + needs.answer, left });
         }
         Ok(())
+    }
+
+    /// The part of the places that come free which is for a request: those who give way get as many as they have.
+    fn part_for(&self, request: &Request, now: Instant) -> f64 {
+        let board = self.shared.board.load();
+        if self.shared.courtesy(&board, request, now) != Courtesy::GivesWay {
+            return 1.0;
+        }
+        let (giving_way, all) = board.giving_way();
+        (f64::from(giving_way) / f64::from(all.max(1))).max(LEAST_PART)
     }
 
     /// Rows under way that a request waits for before those in the queue. A replica that has many generations at a
@@ -416,15 +430,8 @@ impl Dispatcher {
 
     /// Takes a batch from the queue and sends it; `false` if no replica had room after all.
     fn send(&mut self, board: &Board, rows: u32, now: Instant) -> bool {
-        let Some(head) = self.queue.head(now).map(|head| &head.item) else { return false };
-        let avoid = head.past.avoid(now);
         let merging = self.shared.merging();
-        let slot = if merging.spreads() {
-            self.shared.pick(board, now, &head.request, avoid)
-        } else {
-            board.pick_fastest(now, avoid)
-        };
-        let Some(slot) = slot else { return false };
+        let Some((head, slot)) = self.head_with_slot(board, merging, now) else { return false };
         let (max_rows, max_requests) = match merging {
             // One is enough to see whether a replica that was ejected answers again.
             _ if slot.seat.is_on_probation() => (1, 1),
@@ -432,7 +439,7 @@ impl Dispatcher {
             Merging::Unchecked => (self.shared.max_rows(), check::MEMBERS),
             _ => (1, 1),
         };
-        let taken = self.queue.take(now, max_rows, max_requests);
+        let taken = self.queue.take_from(head, max_rows, max_requests);
         let mut members: Vec<Ticket> = taken.into_iter().map(|entry| entry.item).collect();
         self.shared.waiting.leave(members.len());
         for ticket in members.iter_mut().filter(|ticket| ticket.cold == Cold::Waiting) {
@@ -449,6 +456,28 @@ impl Dispatcher {
         }
         tokio::spawn(run(Arc::clone(&self.shared), Batch { members, slot, self_check }));
         true
+    }
+
+    /// The request whose turn it is, and a seat for it. One that leaves the last places to others does not keep those
+    /// from them.
+    fn head_with_slot(&self, board: &Board, merging: Merging, now: Instant) -> Option<(u64, Slot)> {
+        let mut heads = self.queue.heads(now);
+        if !merging.spreads() {
+            let head = heads.next()?;
+            return Some((head.id, board.pick_fastest(now, head.item.past.avoid(now))?));
+        }
+        let mut tried = None;
+        heads.find_map(|head| {
+            let Ticket { request, past, .. } = &head.item;
+            let courtesy = self.shared.courtesy(board, request, now);
+            // Where one found no place, another that leaves as much to others finds none either.
+            if tried.is_some_and(|tried| courtesy >= tried) {
+                return None;
+            }
+            let slot = self.shared.pick(board, now, (request, courtesy), past.avoid(now));
+            tried = Some(courtesy);
+            Some((head.id, slot?))
+        })
     }
 
     /// What the handle and the autoscaler read of the queue.

@@ -131,6 +131,9 @@ impl Pipeline {
         let rows = rows_of(&request.payload);
         let chat = request.chat.clone();
         self.count_arrival(rows);
+        if let (Some(learned), Some(_)) = (&shared.chat, &request.chat) {
+            learned.shares().arrived(&request.tenant, request.class, started);
+        }
         shared.end_suspension();
         let mut outcome = if self.inner.closed.load(Ordering::Acquire) {
             Err(Error::Rejected(Rejection::ShuttingDown))
@@ -225,7 +228,12 @@ impl Pipeline {
         if shared.waiting.requests.load(Ordering::Acquire) > 0 {
             return self.call_queued(request, rows, started).await;
         }
-        let Some(slot) = shared.pick(&shared.board.load(), started, &request, None) else {
+        let slot = {
+            let board = shared.board.load();
+            let courtesy = shared.courtesy(&board, &request, started);
+            shared.pick(&board, started, (&request, courtesy), None)
+        };
+        let Some(slot) = slot else {
             return self.call_queued(request, rows, started).await;
         };
         match direct::call(shared, slot, request, rows, started).await {

@@ -103,18 +103,21 @@ impl<T> Queue<T> {
         Some(entry)
     }
 
-    /// The request that should be served next.
-    #[must_use]
-    pub fn head(&self, now: Instant) -> Option<&Entry<T>> {
-        self.aged(now).or_else(|| self.classes.iter().find_map(|class| class.head()))
+    /// The request that should be served next, then those that should be if it cannot: the first one of each tenant.
+    pub fn heads(&self, now: Instant) -> impl Iterator<Item = &Entry<T>> {
+        self.aged(now).into_iter().chain(self.classes.iter().flat_map(ClassQueue::heads))
     }
 
-    /// Takes the head and then what may be merged with it, in order, up to `max_rows` rows (the head always) and
-    /// `max_requests` requests.
+    /// [`Queue::take_from`] the first of the heads.
     pub fn take(&mut self, now: Instant, max_rows: u32, max_requests: usize) -> Vec<Entry<T>> {
-        let Some(head) = self.head(now).map(|e| e.id).and_then(|id| self.remove(id)) else {
-            return Vec::new();
-        };
+        let head = self.heads(now).next().map(|head| head.id);
+        head.map_or_else(Vec::new, |head| self.take_from(head, max_rows, max_requests))
+    }
+
+    /// Takes the request of this id, which is one of the heads, and then what may be merged with it, in order, up to
+    /// `max_rows` rows (the head always) and `max_requests` requests.
+    pub fn take_from(&mut self, head: u64, max_rows: u32, max_requests: usize) -> Vec<Entry<T>> {
+        let Some(head) = self.remove(head) else { return Vec::new() };
         self.batches = self.batches.wrapping_add(1);
         let left = max_rows.saturating_sub(head.rows);
         self.class_mut(head.class).spend(&head.tenant, head.rows);
@@ -306,9 +309,9 @@ impl<T> ClassQueue<T> {
         Some(entry)
     }
 
-    fn head(&self) -> Option<&Entry<T>> {
-        let tenant = self.turn.front().and_then(|t| self.tenants.get(t))?;
-        tenant.entries.values().next()
+    /// The first one of each tenant, in turn.
+    fn heads(&self) -> impl Iterator<Item = &Entry<T>> {
+        self.turn.iter().filter_map(|tenant| self.tenants.get(tenant)?.entries.values().next())
     }
 
     /// Tenants in turn, each by deadline and no further than its deficit; then what is left of each.

@@ -18,7 +18,7 @@ use crate::{
     batch::stretched,
     board::{Board, Slot, Waiting},
     budget::Budget,
-    chat::{self, run::Ending},
+    chat::{self, Courtesy, run::Ending},
     dispatch::Ticket,
     error::{CallError, Error},
     latency::Latency,
@@ -279,12 +279,20 @@ impl Shared {
         &self,
         board: &Board,
         now: Instant,
-        request: &Request,
+        (request, courtesy): (&Request, Courtesy),
         avoid: Option<&str>,
     ) -> Option<Slot> {
         match (&self.chat, request.chat.as_deref()) {
-            (Some(learned), Some(chat)) => board.pick_for_chat(now, avoid, (chat, request.class), learned),
+            (Some(learned), Some(chat)) => board.pick_for_chat(now, avoid, (chat, courtesy), learned),
             _ => board.pick(now, avoid),
+        }
+    }
+
+    /// What a request leaves to others of the places there are.
+    pub(crate) fn courtesy(&self, board: &Board, request: &Request, now: Instant) -> Courtesy {
+        match &self.chat {
+            Some(learned) if request.chat.is_some() => learned.courtesy(request, board.places(now), now),
+            _ => Courtesy::None,
         }
     }
 

@@ -20,6 +20,9 @@ use crate::{
 /// A new replica's share of calls grows to the full over this time, where others can take the rest.
 pub(super) const SLOW_START: Duration = Duration::from_secs(10);
 
+/// The part of a replica's generations, one of so many, that those may always have who give way.
+const ALWAYS: u32 = 8;
+
 /// The number of the next replica; 0 is none's.
 static NUMBERS: AtomicU32 = AtomicU32::new(1);
 
@@ -40,6 +43,8 @@ pub(crate) struct Seat {
     in_flight: AtomicU32,
     /// Tokens of the generations it has, estimated.
     work: AtomicU64,
+    /// Generations it has of those who give way.
+    giving_way: AtomicU32,
     /// When a piece of an answer last came from it, in milliseconds since `epoch`.
     progressed: AtomicU64,
     /// Calls it may have, as learned, and as of now: a little less while it is measured.
@@ -72,20 +77,33 @@ pub(crate) struct Slot {
     load: u32,
     /// Tokens of the call, estimated.
     work: u64,
+    /// It leaves places to others.
+    gives_way: bool,
 }
 
 impl Slot {
     /// A slot for the same call, which may outlive this one.
     pub(crate) fn another(&self) -> Self {
         self.seat.in_flight.fetch_add(1, Ordering::SeqCst);
-        self.seat.work.fetch_add(self.work, Ordering::Relaxed);
-        Self { seat: Arc::clone(&self.seat), load: self.load, work: self.work }
+        let Self { load, work, gives_way, .. } = *self;
+        Self { seat: Arc::clone(&self.seat), load, work: 0, gives_way: false }.generating(work, gives_way)
     }
 
-    pub(super) fn with_work(mut self, work: u64) -> Self {
+    /// For a generation of so many tokens, of one who gives way or not.
+    pub(super) fn generating(mut self, work: u64, gives_way: bool) -> Self {
         self.seat.work.fetch_add(work, Ordering::Relaxed);
-        self.work = work;
+        self.seat.giving_way.fetch_add(u32::from(gives_way), Ordering::Relaxed);
+        (self.work, self.gives_way) = (work, gives_way);
         self
+    }
+
+    pub(crate) fn gives_way(&self) -> bool {
+        self.gives_way
+    }
+
+    /// Calls the replica had when this one was added, itself included, and those it may have.
+    pub(crate) fn load_of_limit(&self) -> (u32, u32) {
+        (self.load, self.seat.limit())
     }
 
     /// A piece of the answer has come.
@@ -125,6 +143,7 @@ impl Drop for Slot {
     /// in: both write first and look after that, in one order for all (`SeqCst`).
     fn drop(&mut self) {
         self.seat.work.fetch_sub(self.work, Ordering::Relaxed);
+        self.seat.giving_way.fetch_sub(u32::from(self.gives_way), Ordering::Relaxed);
         self.seat.in_flight.fetch_sub(1, Ordering::SeqCst);
         if self.seat.waiting.requests.load(Ordering::SeqCst) > 0 {
             self.seat.waiting.freed.notify_one();
@@ -150,6 +169,7 @@ impl Seat {
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             in_flight: AtomicU32::new(0),
             work: AtomicU64::new(0),
+            giving_way: AtomicU32::new(0),
             progressed: AtomicU64::new(0),
             limit: AtomicU32::new(limit.get()),
             ceiling: AtomicU32::new(limit.ceiling()),
@@ -261,13 +281,27 @@ impl Seat {
     pub(super) fn sit(self: &Arc<Self>, allowed: u32) -> Option<Slot> {
         let take = |taken: u32| (taken < allowed).then_some(taken + 1);
         let before = self.in_flight.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).ok()?;
-        Some(Slot { seat: Arc::clone(self), load: before + 1, work: 0 })
+        Some(Slot { seat: Arc::clone(self), load: before + 1, work: 0, gives_way: false })
     }
 
     /// Whether a piece of any answer has come from it within `window`.
     pub(crate) fn progressed_within(&self, window: Duration, now: Instant) -> bool {
         let since = self.millis(now).saturating_sub(self.progressed.load(Ordering::Relaxed));
         Duration::from_millis(since) < window
+    }
+
+    /// Generations it has of those who give way.
+    pub(crate) fn giving_way(&self) -> u32 {
+        self.giving_way.load(Ordering::Relaxed)
+    }
+
+    /// Of the `allowed` generations, up to how many those may fill it who may fill a `part` of its limit. A few of those
+    /// who may not fill all of it always have a place.
+    pub(super) fn left_to(&self, part: f64, allowed: u32) -> u32 {
+        if part >= 1.0 || self.giving_way() < (allowed / ALWAYS).max(1) {
+            return allowed;
+        }
+        allowed.min(((f64::from(self.limit()) * part) as u32).max(1))
     }
 
     /// Estimated tokens of the generations it has.

@@ -10,11 +10,19 @@ use std::{
 
 use metrics::{Counter, Histogram, counter, histogram};
 
-use super::{Chat, Config, Table, Usage};
-use crate::{latency::Latency, metrics::LatencyHistogram, stats::ChatStats};
+use tokio::time::Instant;
+
+use super::{
+    Chat, Config, Courtesy, Table, Usage,
+    shares::Shares,
+    yielding::{Usual, Yielding},
+};
+use crate::{latency::Latency, metrics::LatencyHistogram, request::Request, stats::ChatStats};
 
 /// Output tokens of a call that is expected to need as many as any, before one has ended.
 const OUTPUT_TOKENS: f64 = 256.0;
+/// A first token later than this part of its target is late where it is not known how late they usually are.
+const UNKNOWN: f64 = 0.1;
 /// Weight of the newest generation in the averages, once there were enough to average.
 const WEIGHT: f64 = 0.02;
 
@@ -24,6 +32,10 @@ pub(crate) struct Learned {
     pub(crate) counts: Counts,
     averages: Mutex<Averages>,
     table: Mutex<Table>,
+    shares: Mutex<Shares>,
+    /// First tokens while nobody gave way.
+    usual: Mutex<Usual>,
+    yielding: Mutex<Yielding>,
     metrics: Metrics,
 }
 
@@ -77,6 +89,9 @@ impl Learned {
             counts: Counts::default(),
             averages: Mutex::default(),
             table: Mutex::default(),
+            shares: Mutex::new(Shares::new(Instant::now())),
+            usual: Mutex::default(),
+            yielding: Mutex::default(),
             metrics: Metrics {
                 model: label(),
                 ttft: histogram!("tidegate_ttft_seconds", "model" => label()),
@@ -94,6 +109,33 @@ impl Learned {
 
     pub(crate) fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who asks for more than its share.
+    pub(crate) fn shares(&self) -> MutexGuard<'_, Shares> {
+        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a call should leave to others of the `places` there are.
+    pub(crate) fn courtesy(&self, request: &Request, places: u32, now: Instant) -> Courtesy {
+        let occupancy = self.averages().occupancy();
+        self.shares().courtesy(&request.tenant, request.class, (places, occupancy), now)
+    }
+
+    /// How far those who give way may fill replicas.
+    pub(crate) fn yielding(&self) -> MutexGuard<'_, Yielding> {
+        self.yielding.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first token of a call that does not give way has come, `elapsed` after its request, of a replica that had so
+    /// many of the generations that it may have.
+    pub(crate) fn first_token_beside(&self, giving_way: u32, elapsed: Duration, (load, limit): (u32, u32)) {
+        let mut usual = self.usual.lock().unwrap_or_else(PoisonError::into_inner);
+        if giving_way == 0 {
+            return usual.record(elapsed);
+        }
+        let usual = usual.limit().unwrap_or_else(|| self.config.ttft.latency.mul_f64(UNKNOWN));
+        self.yielding().first_token(elapsed > usual, load, limit);
     }
 
     /// Tokens that a call is expected to keep a replica busy with.

@@ -122,7 +122,7 @@ impl Run {
         let tokens = u64::from(tokens);
         if self.first.is_none() {
             self.first = Some(now);
-            self.late = self.learned.first_token(now - self.arrived, now - self.sent);
+            self.begun(now);
             self.segment = Segment::begin(now);
             // The first of them began the clock.
             self.tokens = tokens;
@@ -133,6 +133,16 @@ impl Run {
         if self.segment.tokens >= SEGMENT {
             self.learn_pace(now);
         }
+    }
+
+    fn begun(&mut self, now: Instant) {
+        let elapsed = now - self.arrived;
+        self.late = self.learned.first_token(elapsed, now - self.sent);
+        if self.slot.gives_way() || !self.streamed {
+            return;
+        }
+        let (giving_way, _) = self.shared.board.load().giving_way();
+        self.learned.first_token_beside(giving_way, elapsed, self.slot.load_of_limit());
     }
 
     /// What the model server says it has counted.

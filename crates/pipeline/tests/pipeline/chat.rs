@@ -16,7 +16,9 @@ use pipeline::{
     replica::{Call, Replica, ReplicaSet},
     request::{Answer, Class, Opaque, OpaqueReply, Payload, Reply, Request, StreamReply, Wire},
 };
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinHandle,
     time::{Instant, sleep},
 };
@@ -39,13 +41,17 @@ struct Engine {
     most: Arc<AtomicU32>,
     calls: Arc<Mutex<Vec<String>>>,
     refuses: Option<CallError>,
+    slots: Option<Arc<Semaphore>>,
 }
 
-struct Place(Arc<AtomicU32>);
+struct Place {
+    running: Arc<AtomicU32>,
+    _slot: Option<OwnedSemaphorePermit>,
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        self.running.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -60,6 +66,7 @@ impl Engine {
             most: Arc::default(),
             calls: Arc::default(),
             refuses: None,
+            slots: None,
         }
     }
 
@@ -69,9 +76,13 @@ impl Engine {
         if let Some(error) = self.refuses {
             return Err(error);
         }
+        let slot = match self.slots {
+            Some(slots) => Some(slots.acquire_owned().await.unwrap()),
+            None => None,
+        };
         let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
         self.most.fetch_max(running, Ordering::SeqCst);
-        let place = Place(Arc::clone(&self.running));
+        let place = Place { running: Arc::clone(&self.running), _slot: slot };
         sleep(self.ttft).await;
         let token = Bytes::from_static(b"t");
         if !opaque.streamed {
@@ -84,7 +95,7 @@ impl Engine {
             if sent == tokens {
                 return None;
             }
-            sleep(tpot + each * place.0.load(Ordering::SeqCst)).await;
+            sleep(tpot + each * place.running.load(Ordering::SeqCst)).await;
             Some((Ok(Bytes::from_static(b"t")), (sent + 1, place)))
         });
         Ok(Reply::Stream(StreamReply { headers: http::HeaderMap::new(), first: token, rest: rest.boxed() }))
@@ -390,4 +401,72 @@ async fn an_answer_in_one_piece_is_counted_and_gives_its_place_back() {
     answer.run.unwrap().completed();
     let stats = pipeline.stats();
     assert_eq!((stats.completions, stats.in_flight_requests, stats.replicas[0].in_flight), (1, 0, 0));
+}
+
+/// An engine that has so many at a time, and lets others wait inside.
+fn slots(engine: Engine, slots: usize) -> Engine {
+    Engine { slots: Some(Arc::new(Semaphore::new(slots))), ..engine }
+}
+
+/// Calls of a class and a tenant, so many per second at random times, and how long the first token of each took that came
+/// after the first five seconds; `None` for those that had none.
+async fn arrive(
+    pipeline: &Pipeline,
+    (class, tenant): (Class, &str),
+    (per_second, seconds): (f64, u64),
+    seed: u64,
+) -> Vec<Option<Duration>> {
+    let mut random = StdRng::seed_from_u64(seed);
+    let (warm, end) = (Instant::now() + ms(5_000), Instant::now() + Duration::from_secs(seconds));
+    let mut calls = Vec::new();
+    while Instant::now() < end {
+        sleep(Duration::from_secs_f64(-random.random::<f64>().ln() / per_second)).await;
+        let (pipeline, arrived) = (pipeline.clone(), Instant::now());
+        let mut call = request("ask", chat(&[], Duration::from_secs(5)), class);
+        call.tenant = tenant.into();
+        let call = tokio::spawn(async move {
+            let answer = pipeline.call(call).await.ok()?;
+            let ttft = arrived.elapsed();
+            read(answer).await;
+            Some(ttft)
+        });
+        calls.push((arrived, call));
+    }
+    let mut begun = Vec::new();
+    for (arrived, call) in calls {
+        let ttft = call.await.unwrap();
+        begun.extend((arrived >= warm).then_some(ttft));
+    }
+    begun
+}
+
+/// Of those who were to be answered; none is left out.
+fn p99(begun: &[Option<Duration>]) -> Duration {
+    let mut all: Vec<Duration> = begun.iter().map(|ttft| ttft.expect("answered")).collect();
+    all.sort_unstable();
+    all[all.len() * 99 / 100]
+}
+
+/// Two engines of 16 slots, where each call takes about a second; 0.4 of what they can do, alone and then beside three
+/// times what they can do.
+async fn beside_a_flood(calm: (Class, &str), flood: (Class, &str)) {
+    let engines: Vec<Engine> = (0..2).map(|_| slots(Engine::new(30), 16)).collect();
+    let pipeline = start(config(Concurrency::Auto), &engines);
+    let alone = p99(&arrive(&pipeline, calm, (11.0, 60), 1).await);
+    let (beside, drowned) =
+        tokio::join!(arrive(&pipeline, calm, (11.0, 60), 2), arrive(&pipeline, flood, (85.0, 60), 3));
+    let (beside, answered) = (p99(&beside), drowned.iter().flatten().count());
+    assert!(beside <= alone.mul_f64(1.3), "{beside:?}, and {alone:?} alone");
+    // What is left is 17 a second.
+    assert!(answered > 55 * 17 / 2, "{answered} of the flood");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_a_low_class_is_hardly_noticed_by_others() {
+    beside_a_flood((Class::Normal, ""), (Class::Low, "")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_one_tenant_is_hardly_noticed_by_others() {
+    beside_a_flood((Class::Normal, "quiet"), (Class::Normal, "loud")).await;
 }
