@@ -23,7 +23,7 @@ use crate::{
 
 /// The part of a replica's limit below which it may have more to do than others and still be preferred for what it has
 /// in its cache, unless it is as slow as this.
-const LEISURE: f64 = 0.25;
+const LEISURE: f64 = 0.5;
 const SLOW: f64 = 1.5;
 
 /// Differences of slowness, in calls, that are no reason to give up what a replica has in its cache.

@@ -23,6 +23,10 @@ use crate::{latency::Latency, metrics::LatencyHistogram, request::Request, stats
 const OUTPUT_TOKENS: f64 = 256.0;
 /// A first token later than this part of its target is late where it is not known how late they usually are.
 const UNKNOWN: f64 = 0.1;
+/// How late first tokens usually are is learned while replicas have this part of what they may have, from those that
+/// waited for no more than this part of their time.
+const LEISURELY: f64 = 0.6;
+const WAITED: f64 = 0.05;
 /// Weight of the newest generation in the averages, once there were enough to average.
 const WEIGHT: f64 = 0.02;
 
@@ -127,12 +131,22 @@ impl Learned {
         self.yielding.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The first token of a call that does not give way has come, `elapsed` after its request, of a replica that had so
-    /// many of the generations that it may have.
-    pub(crate) fn first_token_beside(&self, giving_way: u32, elapsed: Duration, (load, limit): (u32, u32)) {
+    /// The first token of a call that does not give way has come, `elapsed` after its request and `at_replica` after it
+    /// was sent, of a replica that had so many of the generations that it may have.
+    pub(crate) fn first_token_beside(
+        &self,
+        giving_way: u32,
+        (elapsed, at_replica): (Duration, Duration),
+        (load, limit): (u32, u32),
+    ) {
         let mut usual = self.usual.lock().unwrap_or_else(PoisonError::into_inner);
         if giving_way == 0 {
-            return usual.record(elapsed);
+            // What waits for others of its kind is not usual either.
+            let has_waited = elapsed > at_replica.mul_f64(1.0 + WAITED);
+            if !has_waited && f64::from(load) <= f64::from(limit) * LEISURELY {
+                usual.record(elapsed);
+            }
+            return;
         }
         let usual = usual.limit().unwrap_or_else(|| self.config.ttft.latency.mul_f64(UNKNOWN));
         self.yielding().first_token(elapsed > usual, load, limit);

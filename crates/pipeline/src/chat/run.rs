@@ -137,12 +137,13 @@ impl Run {
 
     fn begun(&mut self, now: Instant) {
         let elapsed = now - self.arrived;
-        self.late = self.learned.first_token(elapsed, now - self.sent);
+        let at_replica = now - self.sent;
+        self.late = self.learned.first_token(elapsed, at_replica);
         if self.slot.gives_way() || !self.streamed {
             return;
         }
         let (giving_way, _) = self.shared.board.load().giving_way();
-        self.learned.first_token_beside(giving_way, elapsed, self.slot.load_of_limit());
+        self.learned.first_token_beside(giving_way, (elapsed, at_replica), self.slot.load_of_limit());
     }
 
     /// What the model server says it has counted.
