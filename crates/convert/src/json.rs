@@ -27,6 +27,8 @@ const BAD_STRING: &str = "a string with an invalid escape or a control character
 pub(crate) enum Dialect {
     /// JSON's numbers only.
     Strict,
+    /// The same, in a body that can have its tensors in binary.
+    OrBinary,
     /// Also `NaN`, `Infinity` and `-Infinity`.
     NonFinite,
     /// As servers answer: also `null` for NaN.
@@ -256,10 +258,13 @@ impl<'a> Reader<'a> {
     }
 
     fn word(&mut self, word: &'static str, start: usize) -> Result<Number<'a>, Error> {
-        if self.dialect == Dialect::Strict {
-            return Err(self.syntax("NaN and Infinity are not JSON (send the tensor in binary)"));
+        match self.dialect {
+            Dialect::Strict => return Err(self.syntax("NaN and Infinity are not JSON")),
+            Dialect::OrBinary => {
+                return Err(self.syntax("NaN and Infinity are not JSON (send the tensor in binary)"));
+            }
+            Dialect::NonFinite | Dialect::Lenient => self.literal_here(word)?,
         }
-        self.literal_here(word)?;
         Ok(Number::word(self.slice(start..self.at)))
     }
 

@@ -24,7 +24,7 @@ fn errors_say_where() {
         (b"{} x", "trailing characters at line 1 column 4"),
         (b"\xef\xbb\xbf{}", "a byte order mark at line 1 column 1"),
         (b"[\n\"\xff\"]", "invalid UTF-8 at line 2 column 2"),
-        (b"[NaN]", "NaN and Infinity are not JSON (send the tensor in binary) at line 1 column 2"),
+        (b"[NaN]", "NaN and Infinity are not JSON at line 1 column 2"),
     ];
     for (text, expected) in cases {
         let error = skip(text, Dialect::Strict).unwrap_err().to_string();

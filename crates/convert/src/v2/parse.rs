@@ -42,7 +42,7 @@ pub struct Parsed<'a> {
 /// Whatever is wrong with the request but for the elements of its tensors.
 pub fn parse(body: &Bytes, header_length: Option<usize>) -> Result<Parsed<'_>, Error> {
     let (json, binary) = split(body, header_length)?;
-    let mut reader = Reader::new(json, Dialect::Strict)?;
+    let mut reader = Reader::new(json, Dialect::OrBinary)?;
     let fields = Fields::read(&mut reader).map_err(|error| cut(error, header_length))?;
     let parsed = fields.check(reader, binary)?;
     check_binary(&parsed.inputs, parsed.binary.len())?;
