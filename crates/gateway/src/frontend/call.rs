@@ -27,6 +27,8 @@ use crate::{
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const BATCH_ROWS: HeaderName = HeaderName::from_static("x-tidegate-batch-rows");
+/// OpenAI's clients, of whatever language, name theirs with it.
+const OPENAI_CLIENT: HeaderName = HeaderName::from_static("x-stainless-lang");
 const COLD_START: HeaderName = HeaderName::from_static("x-tidegate-cold-start");
 const TRACE_CONTEXT: [HeaderName; 2] =
     [HeaderName::from_static("traceparent"), HeaderName::from_static("tracestate")];
@@ -301,9 +303,16 @@ impl Drop for Call {
 }
 
 fn surface(request: &Request<Incoming>) -> Surface {
-    let content_type = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-    let grpc = content_type.is_some_and(is_grpc) && request.version() == Version::HTTP_2;
-    if grpc { Surface::V2Grpc } else { Route::surface(request.uri().path()) }
+    let (headers, path) = (request.headers(), request.uri().path());
+    let content_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    if content_type.is_some_and(is_grpc) && request.version() == Version::HTTP_2 {
+        return Surface::V2Grpc;
+    }
+    match Route::surface(path) {
+        // What a model is, is asked alike in V1 and by OpenAI's clients; these read errors differently.
+        Surface::V1 if !path.contains(':') && headers.contains_key(OPENAI_CLIENT) => Surface::OpenAi,
+        surface => surface,
+    }
 }
 
 /// `application/grpc` with or without `+proto` and parameters; not its relatives, which have other frames.
