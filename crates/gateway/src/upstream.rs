@@ -29,6 +29,7 @@ mod rest;
 #[cfg(test)]
 mod scripted;
 
+pub(crate) use failure::of_event;
 pub use follow::{Endpoint, Follower};
 pub use learn::Description;
 pub use probe::{ProbeError, probe};

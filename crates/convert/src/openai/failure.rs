@@ -24,6 +24,8 @@ pub struct ErrorText {
     pub message: String,
     /// `type`, e.g. `BadRequestError`.
     pub kind: Option<String>,
+    /// The member of the request it is about.
+    pub param: Option<String>,
     /// `code`, a word or a status.
     pub code: Option<String>,
 }
@@ -35,22 +37,18 @@ impl ErrorText {
         let mut reader = Reader::new(text, json::Dialect::Lenient).ok()?;
         let envelope = Envelope::read(&mut reader).ok()?;
         reader.end().ok()?;
-        let Envelope { error, detail, message, kind, code } = envelope;
-        let plain = message.map(|message| Self { message, kind, code });
-        error.or(plain).or(detail.map(|message| Self { message, kind: None, code: None }))
+        let Envelope { error, detail, message, kind, param, code } = envelope;
+        let plain = message.map(|message| Self { message, kind, param, code });
+        error.or(plain).or(detail.map(|message| Self { message, ..Self::default() }))
     }
 }
 
-/// What an engine says is wrong with a request, in the body of its answer with `status`.
-///
-/// `None` unless the status is 400 to 499: what a server says of its own failures is not for clients. A body
-/// that is not JSON is nobody's words either.
+/// What a server says is wrong, in the body of its answer: an engine, or any other that answers in JSON. `None` if
+/// the body is no JSON, or says nothing. Whether it is for the client is for the caller to judge: what a server says
+/// of its own failures is not.
 #[must_use]
-pub fn error_of(status: u16, body: &[u8]) -> Option<ErrorText> {
-    if !(400..500).contains(&status) {
-        return None;
-    }
-    ErrorText::of(body).filter(|error| !error.message.is_empty())
+pub fn error_of(body: &[u8]) -> Option<ErrorText> {
+    ErrorText::of(body).filter(|error| *error != ErrorText::default())
 }
 
 #[derive(Default)]
@@ -59,6 +57,7 @@ struct Envelope {
     detail: Option<String>,
     message: Option<String>,
     kind: Option<String>,
+    param: Option<String>,
     code: Option<String>,
 }
 
@@ -71,7 +70,8 @@ impl Envelope {
                 "detail" => envelope.detail = read_detail(reader)?,
                 "message" => envelope.message = read_text(reader)?,
                 "type" => envelope.kind = read_text(reader)?,
-                "code" => envelope.code = read_text(reader)?,
+                "param" => envelope.param = read_text(reader)?,
+                "code" => envelope.code = read_word(reader)?,
                 _ => reader.skip()?,
             }
             Ok(())
@@ -80,29 +80,44 @@ impl Envelope {
     }
 }
 
-/// Reads the value of `error`: a message, or an object with one.
+/// Reads the value of `error`: a message, an object with one, or a list of which the first counts.
 fn read_error(reader: &mut Reader<'_>) -> Result<Option<ErrorText>, Error> {
-    if reader.kind()? != Kind::Object {
-        let message = read_text(reader)?;
-        return Ok(message.map(|message| ErrorText { message, ..ErrorText::default() }));
+    match reader.kind()? {
+        Kind::Object => read_members(reader).map(Some),
+        Kind::Array => {
+            let mut first = None;
+            reader.array(|reader, index| {
+                if index > 0 {
+                    return reader.skip();
+                }
+                first = read_error(reader)?;
+                Ok(())
+            })?;
+            Ok(first)
+        }
+        _ => Ok(read_text(reader)?.map(|message| ErrorText { message, ..ErrorText::default() })),
     }
+}
+
+fn read_members(reader: &mut Reader<'_>) -> Result<ErrorText, Error> {
     let mut error = ErrorText::default();
     reader.object(|reader, key| {
         match &*key {
-            "message" => error.message = read_text(reader)?.unwrap_or_default(),
+            "message" | "msg" => error.message = read_text(reader)?.unwrap_or_default(),
             "type" => error.kind = read_text(reader)?,
-            "code" => error.code = read_text(reader)?,
+            "param" => error.param = read_text(reader)?,
+            "code" => error.code = read_word(reader)?,
             _ => reader.skip()?,
         }
         Ok(())
     })?;
-    Ok(Some(error))
+    Ok(error)
 }
 
-/// Reads FastAPI's `detail`: a message, or a list of complaints each with its `loc` and `msg`.
+/// Reads FastAPI's `detail`: a message, an object with one, or a list of complaints each with its `loc` and `msg`.
 fn read_detail(reader: &mut Reader<'_>) -> Result<Option<String>, Error> {
     if reader.kind()? != Kind::Array {
-        return read_text(reader);
+        return Ok(read_error(reader)?.map(|error| error.message));
     }
     let mut complaints: Vec<String> = Vec::new();
     reader.array(|reader, index| {
@@ -128,27 +143,35 @@ fn read_detail(reader: &mut Reader<'_>) -> Result<Option<String>, Error> {
 /// Reads `["body", "messages", 0]` as `body.messages.0`.
 fn read_place(reader: &mut Reader<'_>) -> Result<String, Error> {
     if reader.kind()? != Kind::Array {
-        return Ok(read_text(reader)?.unwrap_or_default());
+        return Ok(read_word(reader)?.unwrap_or_default());
     }
     let mut parts = Vec::new();
     reader.array(|reader, _| {
-        parts.extend(read_text(reader)?);
+        parts.extend(read_word(reader)?);
         Ok(())
     })?;
     Ok(parts.join("."))
 }
 
-/// Reads a string or number; `None` for anything else.
+/// Reads a string; `None` for anything else.
 fn read_text(reader: &mut Reader<'_>) -> Result<Option<String>, Error> {
     match reader.kind()? {
         Kind::String => Ok(Some(in_short(&reader.string()?))),
-        Kind::Number => Ok(Some(in_short(reader.number()?.text))),
         _ => reader.skip().map(|()| None),
     }
 }
 
+/// Reads a string or number; `None` for anything else.
+fn read_word(reader: &mut Reader<'_>) -> Result<Option<String>, Error> {
+    match reader.kind()? {
+        Kind::Number => Ok(Some(in_short(reader.number()?.text))),
+        _ => read_text(reader),
+    }
+}
+
 fn in_short(text: &str) -> String {
-    text.chars().take(MESSAGE_MAX).map(|c| if breaks(c) || c.is_control() { ' ' } else { c }).collect()
+    let plain = |c: char| if breaks(c) || c.is_control() { ' ' } else { c };
+    text.trim().chars().take(MESSAGE_MAX).map(plain).collect()
 }
 
 /// Whether some reader of lines ends a line here, which JSON does not escape.
@@ -156,17 +179,22 @@ fn breaks(c: char) -> bool {
     matches!(c, '\u{7f}' | '\u{85}' | '\u{2028}' | '\u{2029}')
 }
 
+fn in_one_line(text: &str) -> Cow<'_, str> {
+    if text.contains(breaks) { text.replace(breaks, " ").into() } else { text.into() }
+}
+
 /// A frame that tells the client of an error in the midst of a stream. In the dialect of completions [`DONE`]
-/// follows it.
+/// follows it, in that of responses nothing.
 #[must_use]
-pub fn error_event(dialect: Dialect, message: &str, kind: &str, code: &str) -> Bytes {
-    let message: Cow<'_, str> =
-        if message.contains(breaks) { message.replace(breaks, " ").into() } else { message.into() };
-    let error = |object: &mut Object<'_>| {
-        value(object.key("message"), &*message);
-        value(object.key("type"), kind);
-        object.key("param").extend_from_slice(b"null");
-        value(object.key("code"), code);
+pub fn error_event(dialect: Dialect, error: &ErrorText) -> Bytes {
+    let message = in_one_line(&error.message);
+    let [kind, param, code] =
+        [&error.kind, &error.param, &error.code].map(|word| word.as_deref().map(in_one_line));
+    let tell = |object: &mut Object<'_>| {
+        value(object.key("message"), &message);
+        value(object.key("type"), &kind);
+        value(object.key("param"), &param);
+        value(object.key("code"), &code);
     };
     let mut out = Vec::with_capacity(128 + 2 * message.len());
     out.extend_from_slice(match dialect {
@@ -177,12 +205,12 @@ pub fn error_event(dialect: Dialect, message: &str, kind: &str, code: &str) -> B
     if dialect == Dialect::Responses {
         // Documented flat, but sent nested, which is what clients raise on.
         value(event.key("type"), "error");
-        value(event.key("code"), code);
-        value(event.key("message"), &*message);
-        event.key("param").extend_from_slice(b"null");
+        value(event.key("code"), &code);
+        value(event.key("message"), &message);
+        value(event.key("param"), &param);
     }
     let mut nested = Object::open(event.key("error"));
-    error(&mut nested);
+    tell(&mut nested);
     nested.close();
     event.close();
     out.extend_from_slice(b"\n\n");

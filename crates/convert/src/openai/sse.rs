@@ -1,7 +1,8 @@
 //! Watching an engine's stream of server-sent events on its way to the client.
 //!
 //! Frames go on as they came, without a copy where they come whole. A frame whose end has not come yet is held
-//! back, since only a whole one can be told from one that must not go on. A line ends in `\n` or `\r\n`.
+//! back, since only a whole one can be told from one that must not go on: the usage that nobody asked for, and what
+//! an engine says of an error. A line ends in `\n` or `\r\n`.
 
 use bytes::{Bytes, BytesMut};
 use memchr::memchr;
@@ -48,14 +49,12 @@ pub struct Facts {
     pub finished: u32,
     /// `[DONE]`, or the event that ends a response.
     pub done: bool,
-    /// The first error the engine told of.
-    pub error: Option<ErrorText>,
     /// Nothing goes on from here.
     pub broken: Option<Broken>,
 }
 
 /// Why a stream cannot go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Broken {
     #[error("the answer is not a stream of events")]
     NotEvents,
@@ -65,6 +64,9 @@ pub enum Broken {
     NotText,
     #[error("the stream ended within an event")]
     Cut,
+    /// What it said stays here: it may be of the engine's insides, which are not for clients.
+    #[error("the engine told of an error")]
+    Failed(Box<ErrorText>),
 }
 
 /// A stream as it passes.
@@ -125,7 +127,7 @@ impl Scanner {
     fn tell(&mut self, mut facts: Facts) -> Facts {
         facts.first_content = facts.content_frames > 0 && !self.has_content;
         self.has_content |= facts.first_content;
-        facts.broken = self.broken;
+        facts.broken.clone_from(&self.broken);
         facts
     }
 
@@ -207,22 +209,24 @@ impl Scanner {
             return Err(Broken::TooLarge);
         }
         let text = str::from_utf8(frame).map_err(|_| Broken::NotText)?;
-        let frame = Frame::read(self.dialect, text);
+        let mut frame = Frame::read(self.dialect, text);
         let strip = frame.is_usage_only && self.usage == UsageFrame::Strip;
-        facts.add(frame);
-        Ok(if strip { Way::Off } else { Way::On })
+        let error = frame.error.take();
+        facts.add(&frame);
+        match error {
+            Some(error) => Err(Broken::Failed(Box::new(error))),
+            None if strip => Ok(Way::Off),
+            None => Ok(Way::On),
+        }
     }
 }
 
 impl Facts {
-    fn add(&mut self, frame: Frame) {
+    fn add(&mut self, frame: &Frame) {
         self.content_frames += u32::from(frame.has_content);
         self.finished += frame.finished;
         self.done |= frame.is_last;
         self.usage = frame.usage.or(self.usage);
-        if self.error.is_none() {
-            self.error = frame.error;
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! A failure as an HTTP response, for the Open Inference and V1 surfaces and for OpenAI's.
 
 use bytes::Bytes;
+use convert::openai::ErrorText;
 use http::{HeaderName, HeaderValue, Response, header};
 use serde_json::{Value, json};
 
@@ -21,22 +22,27 @@ impl Failure {
         self.response(&json!({ "error": self.sentence(), "code": code, "request_id": request_id }))
     }
 
-    /// `{"error": {"message", "type", "param", "code"}}`, as OpenAI's clients expect it. Of an engine's refusal its
-    /// own words, which clients look for.
+    /// `{"error": {"message", "type", "param", "code"}}`, as OpenAI's clients expect it.
     pub(crate) fn to_openai(&self) -> Response<Body> {
-        let words = self.words.as_deref();
-        let of_engine = |word: fn(&Words) -> Option<&String>| words.and_then(word).map(String::as_str);
-        let error = json!({
-            "message": self.sentence(),
-            "type": of_engine(|words| words.kind.as_ref()).unwrap_or(self.openai_type()),
-            "param": of_engine(|words| words.param.as_ref()),
-            "code": of_engine(|words| words.code.as_ref()).unwrap_or(self.situation.row().reason),
-        });
+        let ErrorText { message, kind, param, code } = self.in_openai_words();
+        let error = json!({ "message": message, "type": kind, "param": param, "code": code });
         self.response(&json!({ "error": error }))
     }
 
+    /// The members of an error of OpenAI's. Of an engine's refusal its own words, which clients look for.
+    pub(crate) fn in_openai_words(&self) -> ErrorText {
+        let words = self.words.as_deref().cloned().unwrap_or_default();
+        let Words { code, kind, param } = words;
+        ErrorText {
+            message: self.sentence().to_owned(),
+            kind: Some(kind.unwrap_or_else(|| self.openai_type().to_owned())),
+            param,
+            code: Some(code.unwrap_or_else(|| self.situation.row().reason.to_owned())),
+        }
+    }
+
     /// The `type` of an error in OpenAI's words.
-    pub(crate) fn openai_type(&self) -> &'static str {
+    fn openai_type(&self) -> &'static str {
         match self.situation.row().http {
             401 => "authentication_error",
             403 => "permission_error",

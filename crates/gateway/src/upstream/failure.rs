@@ -3,9 +3,9 @@
 use std::{fmt::Write as _, time::Duration};
 
 use bytes::Bytes;
+use convert::openai::{self, ErrorText};
 use http::{HeaderMap, StatusCode, header};
 use pipeline::{CallError, Refusal, Words};
-use serde_json::Value;
 
 /// Longest text of a server that is handed on, in characters.
 const MESSAGE_CHARS_MAX: usize = 300;
@@ -32,8 +32,30 @@ pub(super) mod code {
 
 /// The error that an HTTP answer stands for, unless it is a success.
 pub(super) fn of_http(status: StatusCode, headers: &HeaderMap, body: &Bytes) -> CallError {
-    let kind = match status.as_u16() {
-        429 | 503 => return CallError::Busy { retry_after: http_retry_after(headers) },
+    of_status(status.as_u16(), http_retry_after(headers), || said_in(headers, body))
+}
+
+/// The error that an engine tells of in the midst of a stream: by the status it names, that of an answer with that
+/// status. One that names none is the engine's own failure, if it does not say that it is the client's.
+pub(crate) fn of_event(error: ErrorText) -> CallError {
+    let named = error.code.as_deref().and_then(|code| code.parse().ok());
+    let by_kind = || match error.kind.as_deref() {
+        Some("invalid_request_error" | "BadRequestError") => 400,
+        _ => 500,
+    };
+    let status = named.unwrap_or_else(by_kind);
+    of_status(status, None, || Some(error))
+}
+
+/// What `status` means. What the server said is looked at only where it is about the request: the rest is its own
+/// business, and may be about its insides.
+fn of_status(
+    status: u16,
+    retry_after: Option<Duration>,
+    said: impl FnOnce() -> Option<ErrorText>,
+) -> CallError {
+    let kind = match status {
+        429 | 503 => return CallError::Busy { retry_after },
         404 | 410 => Refusal::NotFound,
         413 => Refusal::TooLarge,
         405 | 415 | 501 => Refusal::Unsupported,
@@ -44,9 +66,17 @@ pub(super) fn of_http(status: StatusCode, headers: &HeaderMap, body: &Bytes) -> 
         400..500 => Refusal::Invalid,
         _ => return CallError::BadResponse,
     };
-    let message = message_in(headers, body)
-        .unwrap_or_else(|| format!("the model server refused the request (HTTP {})", status.as_u16()));
-    CallError::Refused { kind, message: clean(&message), words: words_of(body) }
+    let said = said().unwrap_or_default();
+    let message = if said.message.is_empty() {
+        format!("the model server refused the request (HTTP {status})")
+    } else {
+        said.message
+    };
+    // A status is not a word that clients look for.
+    let code = said.code.filter(|code| code.parse::<f64>().is_err());
+    let words = Words { code, kind: said.kind, param: said.param };
+    let words = (words != Words::default()).then(|| Box::new(words));
+    CallError::Refused { kind, message, words }
 }
 
 /// The error that a gRPC status stands for. `trailers` carry its message and hints.
@@ -112,47 +142,16 @@ fn pushback(trailers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_millis(millis).min(RETRY_AFTER_MAX))
 }
 
-/// What the server calls it, if it is an error as OpenAI words them: `{"error": {"message", "type", "param", "code"}}`.
-fn words_of(body: &Bytes) -> Option<Box<Words>> {
-    let json: Value = serde_json::from_slice(body.get(..body.len().min(ERROR_BODY_MAX))?).ok()?;
-    let error = json.get("error")?.as_object()?;
-    let word = |key: &str| error.get(key).and_then(Value::as_str).map(clean);
-    let words = Words { code: word("code"), kind: word("type"), param: word("param") };
-    (words != Words::default()).then(|| Box::new(words))
-}
-
-/// The message in an error body: `{"error": …}` of inference servers, `{"detail": …}` of FastAPI, or plain
-/// text.
-fn message_in(headers: &HeaderMap, body: &Bytes) -> Option<String> {
+/// What an error body says: JSON as servers write it, or text that says it is.
+fn said_in(headers: &HeaderMap, body: &Bytes) -> Option<ErrorText> {
     if body.len() > ERROR_BODY_MAX {
         return None;
     }
-    if let Ok(mut json) = serde_json::from_slice::<Value>(body) {
-        return ["error", "detail", "message"].iter().find_map(|key| words(json.get_mut(*key)?.take()));
-    }
-    let media = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
-    let text = std::str::from_utf8(body).ok()?.trim();
-    (media.starts_with("text/plain") && !text.is_empty()).then(|| text.to_owned())
-}
-
-fn words(value: Value) -> Option<String> {
-    match value {
-        Value::String(text) => (!text.is_empty()).then_some(text),
-        // {"error": {"message": …}} and FastAPI's [{"loc": ["body", "inputs"], "msg": …}].
-        Value::Object(mut fields) => {
-            let text = ["message", "msg"].iter().find_map(|key| words(fields.remove(*key)?))?;
-            let place = fields.get("loc").and_then(Value::as_array).map(|loc| place(loc));
-            Some(place.map_or(text.clone(), |place| format!("{place}: {text}")))
-        }
-        Value::Array(items) => items.into_iter().next().and_then(words),
-        _ => None,
-    }
-}
-
-fn place(loc: &[Value]) -> String {
-    let steps: Vec<String> =
-        loc.iter().map(|step| step.as_str().map_or_else(|| step.to_string(), str::to_owned)).collect();
-    steps.join(".")
+    openai::error_of(body).or_else(|| {
+        let media = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+        let text = std::str::from_utf8(body).ok().filter(|_| media.starts_with("text/plain"))?;
+        Some(ErrorText { message: clean(text), ..ErrorText::default() })
+    })
 }
 
 /// Bounds a text and escapes what could forge a log line or an answer's header.
@@ -262,7 +261,7 @@ mod tests {
                 r#"{"detail":[{"loc":["body","inputs",0],"msg":"field required"}]}"#,
                 "body.inputs.0: field required",
             ),
-            (r#"{"error":"a\u000ab\u001b[1m"}"#, r"a\nb\u{1b}[1m"),
+            (r#"{"error":"a\u000ab\u001b[1m"}"#, "a b [1m"),
             (r#"{"error":17}"#, "the model server refused the request (HTTP 400)"),
             ("<html>", "the model server refused the request (HTTP 400)"),
             ("", "the model server refused the request (HTTP 400)"),
@@ -278,6 +277,35 @@ mod tests {
         let CallError::Refused { words: Some(words), .. } = http(400, body) else { panic!("no words") };
         let word = |word: &str| Some(word.to_owned());
         assert_eq!(*words, Words { code: word("too_long"), kind: word("invalid"), param: word("messages") });
+    }
+
+    #[test]
+    fn a_status_is_not_among_a_server_s_words() {
+        let body = r#"{"error":{"message":"no","code":400}}"#;
+        assert_eq!(http(400, body), refused(Refusal::Invalid, "no"));
+    }
+
+    #[test]
+    fn an_error_within_a_stream_is_judged_by_the_status_it_names() {
+        let event = |kind: Option<&str>, code: Option<&str>| {
+            let [kind, code] = [kind, code].map(|text| text.map(str::to_owned));
+            of_event(ErrorText { message: "secret".to_owned(), kind, param: None, code })
+        };
+        for code in [None, Some("500"), Some("502"), Some("408"), Some("server_error")] {
+            assert_eq!(event(None, code), CallError::Failed, "{code:?}");
+            assert_eq!(event(Some("InternalServerError"), code), CallError::Failed, "{code:?}");
+        }
+        assert_eq!(event(None, Some("429")), CallError::Busy { retry_after: None });
+        assert_eq!(event(None, Some("7")), CallError::BadResponse);
+        assert_eq!(event(None, Some("400")), refused(Refusal::Invalid, "secret"));
+        for (kind, code) in [("BadRequestError", "400"), ("invalid_request_error", "too_long")] {
+            let error = event(Some(kind), Some(code));
+            let CallError::Refused { kind: Refusal::Invalid, message, words: Some(words) } = error else {
+                panic!("{error:?}")
+            };
+            assert_eq!((&*message, words.kind.as_deref()), ("secret", Some(kind)));
+            assert_eq!(words.code.as_deref(), (code == "too_long").then_some(code));
+        }
     }
 
     #[test]

@@ -91,6 +91,64 @@ async fn a_stream_that_breaks_off_ends_in_an_error_that_clients_raise_on() {
     }
 }
 
+const TRACE: &str =
+    "data: {\"error\":{\"message\":\"at /srv/x.py\",\"type\":\"InternalServerError\",\"code\":500}}\n\n";
+const TOO_LONG: &str = "data: {\"error\":{\"message\":\"too long\",\"type\":\"invalid_request_error\",\"param\":\"messages\",\"code\":\"too_long\"}}\n\n";
+
+#[tokio::test]
+async fn an_engine_s_error_within_a_stream_is_told_in_its_words_only_if_it_is_the_client_s_fault() {
+    for (event, told) in [
+        (
+            TRACE,
+            "data: {\"error\":{\"message\":\"the model server failed\",\"type\":\"server_error\",\"param\":null,\"code\":\"upstream_bad_response\"}}\n\n",
+        ),
+        (TOO_LONG, TOO_LONG),
+    ] {
+        let pieces: &'static [_] = vec![Ok(TOKEN), Ok(event), Ok(TOKEN), Ok(DONE)].leak();
+        let rig = streaming(pieces, false);
+        assert_eq!(streamed(&rig, STREAM).await.1, [TOKEN, told, DONE].concat());
+    }
+}
+
+const DELTA: &str =
+    "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"a\"}\n\n";
+const FAILED: &str = "event: response.failed\ndata: {\"type\":\"response.failed\",\"response\":{\"error\":{\"code\":\"server_error\",\"message\":\"at /srv/x.py\"}}}\n\n";
+
+#[tokio::test]
+async fn a_response_that_breaks_off_ends_in_an_event_of_its_own_kind() {
+    for (pieces, code) in [
+        (&[Ok(DELTA), Ok(FAILED)][..], "upstream_bad_response"),
+        (&[Ok(DELTA), Ok(TRACE)], "upstream_bad_response"),
+        (&[Ok(DELTA)], "upstream_reset"),
+    ] {
+        let rig = streaming(pieces, false);
+        let body = r#"{"model":"resnet50","stream":true,"input":"hi"}"#;
+        let response = rig.post("/v1/responses", JSON, body).await;
+        let text = String::from_utf8(response.body.to_vec()).unwrap();
+        let last =
+            text.strip_prefix(DELTA).and_then(|text| text.strip_prefix("event: error\ndata: ")).unwrap();
+        let event: serde_json::Value = serde_json::from_str(last).unwrap();
+        assert_eq!((event["type"].as_str(), event["code"].as_str()), (Some("error"), Some(code)));
+        assert_eq!(event["error"]["code"], code);
+        assert!(!last.contains("srv"), "{last}");
+    }
+}
+
+#[tokio::test]
+async fn a_model_that_is_not_there_is_told_to_each_client_as_it_reads_errors() {
+    let rig = engine().start();
+    let v1 = rig.get("/v1/models/resnet5").await;
+    assert_eq!((v1.status, v1.json()["code"].as_str()), (404, Some("model_not_found")));
+    assert!(v1.json()["error"].is_string());
+    let headers = "x-stainless-lang: python\r\n";
+    let openai = rig.get_with("/v1/models/resnet5", headers).await;
+    let error = &openai.json()["error"];
+    assert_eq!((openai.status, error["code"].as_str()), (404, Some("model_not_found")));
+    assert!(error["message"].is_string());
+    let predict = rig.post("/v1/models/resnet5:predict", &format!("{JSON}{headers}"), "{}").await;
+    assert!(predict.json()["error"].is_string(), "nobody but V1 predicts");
+}
+
 #[tokio::test]
 async fn an_answer_that_is_no_stream_of_events_is_not_handed_on() {
     let rig = streaming(&[Ok("<html>"), Ok("</html>")], false);

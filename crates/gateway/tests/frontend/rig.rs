@@ -241,7 +241,11 @@ impl Rig {
     }
 
     pub(crate) async fn get(&self, path: &str) -> Response {
-        self.raw(format!("GET {path} HTTP/1.1\r\nhost: h\r\n\r\n")).await
+        self.get_with(path, "").await
+    }
+
+    pub(crate) async fn get_with(&self, path: &str, headers: &str) -> Response {
+        self.raw(format!("GET {path} HTTP/1.1\r\nhost: h\r\n{headers}\r\n")).await
     }
 
     pub(crate) async fn post(&self, path: &str, headers: &str, body: impl AsRef<[u8]>) -> Response {

@@ -77,9 +77,9 @@ impl Frame {
         if read_whole(data, |reader, key| response.read(reader, key)).is_err() {
             return Self::default();
         }
-        let Event { kind, has_delta, usage } = response;
+        let Event { kind, has_delta, usage, is_error } = response;
         let kind = kind.as_deref().unwrap_or_default();
-        let failed = matches!(kind, "response.failed" | "error");
+        let failed = is_error || matches!(kind, "response.failed" | "error");
         Self {
             has_content: has_delta && kind.ends_with(".delta"),
             usage,
@@ -261,6 +261,8 @@ struct Event<'a> {
     kind: Option<Cow<'a, str>>,
     has_delta: bool,
     usage: Option<Usage>,
+    /// An error as engines word it outside of responses, which clients raise on here as well.
+    is_error: bool,
 }
 
 impl<'a> Event<'a> {
@@ -274,6 +276,10 @@ impl<'a> Event<'a> {
             ("delta", _) => {
                 self.has_delta = read_filled(reader)?;
                 Ok(())
+            }
+            ("error", kind) => {
+                self.is_error |= kind != Kind::Null;
+                reader.skip()
             }
             ("response", Kind::Object) => reader.object(|reader, key| match &*key {
                 "usage" => {

@@ -13,18 +13,24 @@ struct Seen {
     usage: Option<Usage>,
     finished: u32,
     done: bool,
-    error: Option<ErrorText>,
     broken: Option<Broken>,
 }
 
 impl Seen {
+    /// What the engine said was wrong.
+    fn error(self) -> Option<ErrorText> {
+        match self.broken {
+            Some(Broken::Failed(error)) => Some(*error),
+            _ => None,
+        }
+    }
+
     fn add(&mut self, facts: Facts) {
         self.content_frames += facts.content_frames;
         self.first_contents += u32::from(facts.first_content);
         self.usage = facts.usage.or(self.usage);
         self.finished += facts.finished;
         self.done |= facts.done;
-        self.error = self.error.take().or(facts.error);
         self.broken = facts.broken;
     }
 }
@@ -72,7 +78,6 @@ fn a_chat_tells_everything_and_loses_its_usage_frame() {
             usage: Some(Usage { prompt_tokens: 9, completion_tokens: 3, cached_tokens: 8 }),
             finished: 1,
             done: true,
-            error: None,
             broken: None,
         };
         assert_eq!(strip(&text), expected);
@@ -144,7 +149,7 @@ fn what_is_content_is_told_from_what_is_not() {
     for (data, expected) in cases {
         let seen = strip(&format!("data: {data}\n\n"));
         assert_eq!(seen.content_frames, u32::from(expected), "{data}");
-        assert!(seen.usage.is_none() && seen.finished == 0 && seen.error.is_none(), "{seen:?}");
+        assert!(seen.usage.is_none() && seen.finished == 0 && seen.broken.is_none(), "{seen:?}");
         assert_eq!(seen.forwarded, format!("data: {data}\n\n"));
     }
 }
@@ -178,10 +183,10 @@ fn data_in_several_lines_is_one_text() {
 
 #[test]
 fn errors_of_engines_are_read() {
-    let error = |text: &str| strip(&format!("{text}\n\n")).error;
+    let error = |text: &str| strip(&format!("{text}\n\n")).error();
     let told = |message: &str, kind: Option<&str>, code: Option<&str>| {
         let [kind, code] = [kind, code].map(|text| text.map(str::to_owned));
-        Some(ErrorText { message: message.into(), kind, code })
+        Some(ErrorText { message: message.into(), kind, param: None, code })
     };
     assert_eq!(
         error(r#"data: {"error":{"message":"no\nroom","type":"ServerError","param":null,"code":500}}"#),
@@ -195,10 +200,22 @@ fn errors_of_engines_are_read() {
     assert_eq!(error(r#"error: {"code":500,"message":"no"}"#), told("no", None, Some("500")));
     assert_eq!(error("event: error\ndata: {}"), Some(ErrorText::default()));
     assert_eq!(error(r#"data: {"error":null,"choices":[]}"#), None);
-    let with_usage = "data: {\"error\":\"no\",\"choices\":[],\"usage\":{}}\n\n";
-    assert_eq!(strip(with_usage).forwarded, with_usage);
     let long = error(&format!(r#"data: {{"error":"{}"}}"#, "é".repeat(1000))).unwrap();
     assert_eq!(long.message, "é".repeat(300));
+}
+
+#[test]
+fn an_engine_s_error_does_not_go_on_and_nothing_does_after_it() {
+    let error = "data: {\"error\":\"no\",\"choices\":[],\"usage\":{\"prompt_tokens\":5}}\n\n";
+    let text = format!("{WORD}\n\n{error}{WORD}\n\ndata: [DONE]\n\n");
+    for split in 0..text.len() {
+        let (before, after) = text.as_bytes().split_at(split);
+        let seen = watch(Dialect::Completions, UsageFrame::Keep, [before, after]);
+        assert_eq!((seen.content_frames, seen.done), (1, false));
+        assert_eq!(seen.usage.map(|usage| usage.prompt_tokens), Some(5));
+        assert_eq!(seen.forwarded, format!("{WORD}\n\n"));
+        assert_eq!(seen.error().unwrap().message, "no");
+    }
 }
 
 #[test]
@@ -265,7 +282,7 @@ fn a_response_tells_of_itself_by_its_events() {
     );
     let seen = responses(text);
     assert_eq!(seen.usage, Some(Usage { prompt_tokens: 9, completion_tokens: 3, cached_tokens: 8 }));
-    assert_eq!((seen.content_frames, seen.done, seen.error), (2, true, None));
+    assert_eq!((seen.content_frames, seen.done, seen.broken), (2, true, None));
     assert_eq!(seen.forwarded, text);
 }
 
@@ -273,31 +290,38 @@ fn a_response_tells_of_itself_by_its_events() {
 fn a_response_that_fails_tells_why() {
     let failed = r#"data: {"type":"response.failed","response":{"id":"r","error":{"code":"server_error","message":"no"},"usage":null}}"#;
     let seen = responses(&format!("{failed}\n\n"));
-    let error = seen.error.unwrap();
-    assert_eq!((&*error.message, error.code.as_deref(), seen.done), ("no", Some("server_error"), true));
+    assert_eq!(seen.forwarded, "");
+    let error = seen.error().unwrap();
+    assert_eq!((&*error.message, error.code.as_deref()), ("no", Some("server_error")));
     let seen = responses("data: {\"type\":\"error\",\"code\":\"c\",\"message\":\"no\"}\n\n");
-    assert_eq!((&*seen.error.unwrap().message, seen.done), ("no", false));
+    assert_eq!(&*seen.error().unwrap().message, "no");
+    let seen = responses("data: {\"error\":{\"message\":\"no\"}}\n\n");
+    assert_eq!(&*seen.error().unwrap().message, "no");
+    assert_eq!(responses("data: {\"type\":\"response.created\",\"error\":null}\n\n").broken, None);
 }
 
 #[test]
 fn an_error_event_is_one_frame_that_says_it() {
-    let message = "a \"b\"\n\ndata: [DONE]\n\u{85}\u{2028}\u{0}";
+    let word = |word: &str| Some(word.to_owned());
+    let error = |message: &str| ErrorText {
+        message: message.to_owned(),
+        kind: word("server_error"),
+        param: None,
+        code: word("upstream_reset"),
+    };
+    let message = "a \"b\"\n\ndata: [DONE]\n\u{85}\u{2028}\u{0}.";
     for dialect in [Dialect::Completions, Dialect::Responses] {
-        let event = error_event(dialect, message, "server_error", "upstream_reset");
+        let event = error_event(dialect, &error(message));
         let text = std::str::from_utf8(&event).unwrap();
         assert!(text.ends_with("}\n\n") && text.matches("\n\n").count() == 1, "{text:?}");
         assert!(text.bytes().all(|byte| byte == b'\n' || (b' '..0x7f).contains(&byte)), "{text:?}");
         let seen = watch(dialect, UsageFrame::Strip, [&event[..]]);
-        assert_eq!((seen.done, seen.broken), (false, None));
-        let error = seen.error.unwrap();
-        assert_eq!(error.message, "a \"b\"  data: [DONE]    ");
-        assert_eq!(error.kind.as_deref(), Some("server_error"));
-        assert_eq!(error.code.as_deref(), Some("upstream_reset"));
+        assert_eq!(seen.error(), Some(error("a \"b\"  data: [DONE]    .")));
     }
-    let event = error_event(Dialect::Completions, "m", "t", "c");
+    let event = error_event(Dialect::Completions, &error("m"));
     assert_eq!(
         event,
-        "data: {\"error\":{\"message\":\"m\",\"type\":\"t\",\"param\":null,\"code\":\"c\"}}\n\n"
+        "data: {\"error\":{\"message\":\"m\",\"type\":\"server_error\",\"param\":null,\"code\":\"upstream_reset\"}}\n\n"
     );
     let done = watch(Dialect::Completions, UsageFrame::Strip, [DONE]);
     assert!(done.done);

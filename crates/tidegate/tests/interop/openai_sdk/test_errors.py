@@ -9,6 +9,7 @@ import time
 import httpx2
 import openai
 import pytest
+import requests
 from openai import OpenAI
 
 from engines import Llama
@@ -82,10 +83,13 @@ def test_an_unknown_model_is_not_found(chatty: OpenAI, attempts: Attempts) -> No
 def test_one_model_is_asked_for(chatty: OpenAI) -> None:
     model = chatty.models.retrieve("llama")
     assert (model.id, model.object) == ("llama", "model")
-    # The path is one with V1's, whose clients read `error` as a string.
     with pytest.raises(openai.NotFoundError) as caught:
         chatty.models.retrieve("lama")
-    assert caught.value.response.headers["x-tidegate-reason"] == "model_not_found"
+    check_reason(caught.value, 404, "model_not_found")
+    assert '"lama"' in caught.value.message
+    # The path is one with V1's, whose clients read `error` as a string.
+    answer = requests.get(f"{str(chatty.base_url).rstrip('/')}/models/lama", timeout=5)
+    assert (answer.status_code, type(answer.json()["error"])) == (404, str)
 
 
 @pytest.mark.parametrize(
@@ -159,6 +163,66 @@ def test_a_stream_that_breaks_raises_after_what_came(
     # An event of the stream, not a broken connection.
     assert not isinstance(caught.value, openai.APIConnectionError)
     assert caught.value.code in ("upstream_reset", "upstream_bad_response")
+    assert len(attempts.sent) == len(scripted.calls) == 1
+
+
+#: What engines send in the midst of a stream, and whether the client is told of it in their words.
+TOLD = {
+    "failure": ({"message": "Traceback in /srv/secret.py", "type": "InternalServerError", "code": 500}, False),
+    "nameless": ({"message": "Traceback in /srv/secret.py"}, False),
+    "refusal": ({"message": "5000 secrets are too many", "type": "BadRequestError", "code": 400}, True),
+}
+DELTA = {
+    "type": "response.output_text.delta",
+    "item_id": "i",
+    "output_index": 0,
+    "content_index": 0,
+    "sequence_number": 0,
+    "logprobs": [],
+    "delta": "one",
+}
+
+
+@pytest.mark.parametrize("fault", TOLD)
+def test_an_engine_s_error_within_a_stream_is_told_as_its_status_would_be(
+    scripted: Scripted, folder: pathlib.Path, attempts: Attempts, fault: str
+) -> None:
+    error, is_told = TOLD[fault]
+    scripted.answers = [streams(*TEXT, event({"error": error}), DONE)]
+    words = []
+    with serving("told", [static(MODEL, scripted.port, "openai")], folder) as gateway:
+        gateway.wait_until_ready(MODEL)
+        with attempts.client(f"{gateway.url}/v1") as client, pytest.raises(openai.APIError) as caught:
+            for part in client.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True):
+                words.append(part.choices[0].delta.content)
+        reason = "refused" if is_told else "failed"
+        assert gateway.metric("tidegate_stream_broken_total", model=MODEL, reason=reason) == 1
+    assert words == ["one", " two", " three"]
+    assert ("secret" in f"{caught.value.message} {caught.value.body}") == is_told
+    assert caught.value.code == ("bad_request" if is_told else "upstream_bad_response")
+    assert len(attempts.sent) == len(scripted.calls) == 1
+
+
+@pytest.mark.parametrize("end", ["error", "failed", "reset"])
+def test_a_response_that_breaks_raises_after_what_came(
+    scripted: Scripted, patient: OpenAI, attempts: Attempts, end: str
+) -> None:
+    trace = {"code": "server_error", "message": "Traceback in /srv/secret.py"}
+    last = {
+        "error": [event({"type": "error", "sequence_number": 1, "param": None} | trace)],
+        "failed": [event({"type": "response.failed", "sequence_number": 1, "response": {"id": "r", "error": trace}})],
+        "reset": [],
+    }[end]
+    scripted.answers = [streams(event(DELTA), *last, end="reset" if end == "reset" else "whole")]
+    deltas = []
+    with pytest.raises(openai.APIError) as caught:
+        for told in patient.responses.create(model=MODEL, input="Call a", stream=True):
+            assert told.type == "response.output_text.delta"
+            deltas.append(told.delta)
+    assert deltas == ["one"]
+    assert not isinstance(caught.value, openai.APIConnectionError)
+    assert caught.value.code == ("upstream_reset" if end == "reset" else "upstream_bad_response")
+    assert "secret" not in f"{caught.value.message} {caught.value.body}"
     assert len(attempts.sent) == len(scripted.calls) == 1
 
 

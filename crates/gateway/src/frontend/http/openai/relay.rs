@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use convert::openai::{self, Broken, DONE, Dialect, Facts, Scanner, UsageFrame};
+use convert::openai::{self, Broken, DONE, Dialect, Scanner, UsageFrame};
 use futures_util::{Stream, stream::BoxStream};
 use http_body::Frame;
 use pipeline::{CallError, chat::Run};
@@ -18,6 +18,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::{
     frontend::call::{Call, Generated},
     status::{Failure, Situation},
+    upstream::of_event,
 };
 
 /// How long the engine may take to end an answer of which the last event has come. The connection can be used again
@@ -47,8 +48,6 @@ pub(super) struct Relay {
     ready: VecDeque<Bytes>,
     state: State,
     usage: Option<openai::Usage>,
-    /// The engine told of an error in the midst of the stream.
-    failed: bool,
     last_piece: Instant,
     timer: Pin<Box<Sleep>>,
 }
@@ -78,7 +77,6 @@ impl Relay {
             ready: VecDeque::with_capacity(2),
             state: State::Open,
             usage: None,
-            failed: false,
             last_piece: now,
             timer: Box::pin(sleep_until(terms.ends.min(now + terms.between))),
         }
@@ -102,17 +100,12 @@ impl Relay {
         if let Some(run) = &mut self.run {
             run.received(facts.content_frames, now);
         }
-        self.learn(&facts);
+        self.usage = facts.usage.or(self.usage);
         if let Some(broken) = facts.broken {
             self.break_off(&of_broken(broken));
         } else if facts.done {
             self.complete();
         }
-    }
-
-    fn learn(&mut self, facts: &Facts) {
-        self.failed |= facts.error.is_some();
-        self.usage = facts.usage.or(self.usage);
     }
 
     /// The engine's body has ended.
@@ -121,11 +114,10 @@ impl Relay {
             let fresh = Scanner::new(self.terms.dialect, self.terms.usage);
             let ready = &mut self.ready;
             let facts = std::mem::replace(&mut self.scanner, fresh).finish(|bytes| ready.push_back(bytes));
-            self.learn(&facts);
-            match facts.broken {
-                None if facts.done => self.complete(),
-                _ if self.failed => self.end_failed(),
-                _ => self.break_off(&CallError::Reset),
+            if facts.done {
+                self.complete();
+            } else {
+                self.break_off(&of_broken(facts.broken.unwrap_or(Broken::Cut)));
             }
         }
         self.state = State::Ended;
@@ -136,58 +128,37 @@ impl Relay {
         self.state = State::Done;
         self.timer.as_mut().reset(Instant::now() + END_PATIENCE);
         self.tell_usage();
-        if self.failed {
-            if let Some(run) = self.run.take() {
-                run.broke(&CallError::Failed);
-            }
-            return self.call.record(Some(Situation::UpstreamBadResponse));
-        }
         if let Some(run) = self.run.take() {
             run.completed();
         }
         self.call.record(None);
     }
 
-    /// The engine told of an error and then of nothing more.
-    fn end_failed(&mut self) {
-        self.complete();
-        self.ready.push_back(Bytes::from_static(DONE));
-    }
-
-    /// The engine is to blame.
+    /// The engine is to blame, or says that the client is.
     fn break_off(&mut self, error: &CallError) {
-        self.tell_usage();
-        if let Some(run) = self.run.take() {
-            run.broke(error);
-        }
-        self.say(&Failure::from(error.clone()));
+        self.end_early(&Failure::from(error.clone()), |run| run.broke(error));
     }
 
     fn time_is_over(&mut self) {
-        self.tell_usage();
-        if let Some(run) = self.run.take() {
-            run.timed_out();
-        }
-        self.say(&Failure::deadline_exceeded("before the answer was complete"));
+        self.end_early(&Failure::deadline_exceeded("before the answer was complete"), |run| run.timed_out());
     }
 
     fn engine_is_silent(&mut self) {
-        self.tell_usage();
-        if let Some(run) = self.run.take() {
-            run.fell_silent();
-        }
         let sentence = format!(
             "the model server sent nothing for {:.1} s (deadline.betweenTokens)",
             self.terms.between.as_secs_f64()
         );
-        self.say(&Failure::new(Situation::DeadlineExceeded, sentence));
+        self.end_early(&Failure::new(Situation::DeadlineExceeded, sentence), |run| run.fell_silent());
     }
 
-    /// The last words to a client that is not given the whole answer.
-    fn say(&mut self, failure: &Failure) {
+    /// The client is not given the whole answer: last words to it, and to the pipeline.
+    fn end_early(&mut self, failure: &Failure, end: impl FnOnce(Run)) {
+        self.tell_usage();
+        if let Some(run) = self.run.take() {
+            end(*run);
+        }
         self.state = State::Ended;
-        let (kind, code) = (failure.openai_type(), failure.situation.row().reason);
-        self.ready.push_back(openai::error_event(self.terms.dialect, failure.sentence(), kind, code));
+        self.ready.push_back(openai::error_event(self.terms.dialect, &failure.in_openai_words()));
         if self.terms.dialect == Dialect::Completions {
             self.ready.push_back(Bytes::from_static(DONE));
         }
@@ -251,5 +222,18 @@ fn of_broken(broken: Broken) -> CallError {
     match broken {
         Broken::Cut => CallError::Reset,
         Broken::NotEvents | Broken::TooLarge | Broken::NotText => CallError::BadResponse,
+        Broken::Failed(error) => of_event(*error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// There are as many of these as streams.
+    #[test]
+    fn a_relay_is_small() {
+        let bytes = size_of::<Relay>();
+        assert!(bytes <= 512, "{bytes}");
     }
 }
