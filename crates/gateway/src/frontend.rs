@@ -31,6 +31,7 @@ use crate::{
     listen::activity::Busy,
     metrics::Metrics,
     status::{Failure, Situation},
+    trace::Tracer,
 };
 
 /// Longest path and query, in bytes.
@@ -52,12 +53,13 @@ struct Shared {
     conventions: Conventions,
     /// The tenant of calls where tenants are not told apart.
     nobody: Arc<str>,
+    tracer: Option<Tracer>,
 }
 
 impl Gateway {
-    /// A gateway to `models`, whose requests together hold no more than `memory`.
+    /// A gateway to `models`, whose requests together hold no more than `memory`. Without a tracer no call is traced.
     #[must_use]
-    pub fn new(config: Config, models: Models, memory: Memory) -> Self {
+    pub fn new(config: Config, models: Models, memory: Memory, tracer: Option<Tracer>) -> Self {
         let conventions = Conventions::new(&models);
         let shared = Shared {
             config,
@@ -67,6 +69,7 @@ impl Gateway {
             draining: AtomicBool::new(false),
             conventions,
             nobody: "".into(),
+            tracer,
         };
         Self { shared: Arc::new(shared) }
     }

@@ -2,13 +2,15 @@
 //!
 //! [`Gateway::serve`] accepts connections (`listen`), routes each call (`frontend`) to its model (`models`),
 //! decodes it or hands it on as it came, and writes the answer, or the one line of the status table (`status`)
-//! that says why there is none. [`upstream`] is the other edge: the model servers.
+//! that says why there is none. [`upstream`] is the other edge: the model servers. Both tell [`trace`] of the calls
+//! that are traced.
 
 mod frontend;
 mod listen;
 mod metrics;
 mod models;
 mod status;
+pub mod trace;
 pub mod upstream;
 
 use std::time::Duration;

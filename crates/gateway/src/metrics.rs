@@ -33,7 +33,7 @@ impl Surface {
     }
 
     /// The `code` label: what the client saw as the status of its call.
-    fn code(self, failed: Option<Situation>) -> String {
+    pub(crate) fn code(self, failed: Option<Situation>) -> String {
         match (self, failed) {
             (Self::V2Grpc, None) => "OK".to_owned(),
             (Self::V2Grpc, Some(situation)) => screaming_snake(&format!("{:?}", situation.row().grpc)),

@@ -14,6 +14,8 @@ use pipeline::{
 use tokio::time::timeout_at;
 use tower::util::BoxCloneSyncService;
 
+use crate::trace::{Sent, Tracer};
+
 mod dial;
 mod failure;
 mod follow;
@@ -62,6 +64,8 @@ pub struct Config {
     pub idle_connections_max: usize,
     /// HTTP/2: connections per replica; more than one pays for large tensors only.
     pub http2_connections: usize,
+    /// Takes the spans of calls whose requests are traced.
+    pub tracer: Option<Tracer>,
 }
 
 impl Config {
@@ -76,6 +80,7 @@ impl Config {
             idle_timeout: Duration::from_secs(4),
             idle_connections_max: 256,
             http2_connections: 1,
+            tracer: None,
         }
     }
 }
@@ -83,6 +88,9 @@ impl Config {
 /// One model server and the connections to it. Dropping it closes those that no call is using.
 #[derive(Debug)]
 pub struct Server {
+    address: SocketAddr,
+    model: Arc<str>,
+    tracer: Option<Tracer>,
     speaks: Speaks,
 }
 
@@ -102,7 +110,7 @@ impl Server {
             Protocol::V1 => Speaks::Rest(rest::Rest::new(address, config, rest::Dialect::V1)),
             Protocol::OpenAi => Speaks::Rest(rest::Rest::new(address, config, rest::Dialect::OpenAi)),
         };
-        Self { speaks }
+        Self { address, model: Arc::clone(&config.model), tracer: config.tracer.clone(), speaks }
     }
 
     /// The service that the pipeline sends its calls to.
@@ -130,7 +138,22 @@ impl Server {
         }
     }
 
-    async fn call(&self, call: Call) -> Result<Reply, CallError> {
+    async fn call(&self, mut call: Call) -> Result<Reply, CallError> {
+        let Some(sent) = self.begin_span(&mut call) else { return self.send(call).await };
+        sent.came_to(self.send(call).await)
+    }
+
+    /// The span of a call, if one of its requests is traced.
+    fn begin_span(&self, call: &mut Call) -> Option<Sent> {
+        let tracer = self.tracer.as_ref().filter(|_| !call.traced.is_empty())?;
+        let target = match &self.speaks {
+            Speaks::Rest(rest) => rest.target(&call.payload),
+            Speaks::Grpc(grpc) => grpc.target(&call.payload),
+        };
+        Sent::begin(tracer, call, (self.address, target), &self.model)
+    }
+
+    async fn send(&self, call: Call) -> Result<Reply, CallError> {
         let deadline = call.deadline;
         let answer = async {
             match &self.speaks {

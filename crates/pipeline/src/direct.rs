@@ -30,6 +30,8 @@ pub(crate) async fn call(shared: &Shared, slot: Slot, request: Request, rows: u3
         deadline: request.answer_by(),
         ends: request.deadline,
         trace: request.trace.clone(),
+        requests: 1,
+        traced: Vec::from_iter(request.traced.clone()),
     };
     shared.budget().deposit(started);
     shared.recorder.batch(1, rows);

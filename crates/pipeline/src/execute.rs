@@ -17,6 +17,7 @@ use crate::{
     request::{Answer, Inference, Outcome, Payload, Reply, Timings},
     shared::{Merging, Shared},
     split::split,
+    trace::Traced,
 };
 
 /// How long the merged call of a check may take, for which nobody waits.
@@ -48,6 +49,9 @@ pub(crate) async fn run(shared: Arc<Shared>, batch: Batch) {
         if ticket.dispatched.is_none() {
             ticket.dispatched = Some(now);
             shared.recorder.waited(now - ticket.enqueued);
+        }
+        if let Some(traced) = &ticket.request.traced {
+            traced.dispatched(now);
         }
         ticket.responder.mark_dispatched();
     }
@@ -126,7 +130,13 @@ fn merged_call(group: &[Ticket]) -> Option<Call> {
             Payload::Tensors(batch::concat(&members))
         }
     };
-    Some(Call { payload, deadline, ends, trace })
+    let (requests, traced) = (group.len(), traced(group));
+    Some(Call { payload, deadline, ends, trace, requests, traced })
+}
+
+/// Those of which spans are recorded.
+fn traced(group: &[Ticket]) -> Vec<Arc<Traced>> {
+    group.iter().filter_map(|ticket| ticket.request.traced.clone()).collect()
 }
 
 async fn deliver(shared: &Shared, slot: &Slot, mut group: Vec<Ticket>, reply: Reply) {
@@ -181,6 +191,9 @@ async fn settle(shared: &Shared, slot: &Slot, group: Vec<Ticket>, error: &CallEr
 
 async fn send_back(shared: &Shared, slot: &Slot, mut ticket: Ticket, error: &CallError) {
     ticket.past = ticket.past.and(&slot.seat, error);
+    if let Some(traced) = &ticket.request.traced {
+        traced.enqueued(Instant::now());
+    }
     shared.waiting.enter();
     if let Err(closed) = shared.returns.send(ticket).await {
         shared.waiting.leave(1);
@@ -210,7 +223,9 @@ async fn run_check(shared: &Shared, slot: &Slot, members: Vec<Ticket>) {
     }
     let merged = batch::concat(&compared.iter().map(|(inference, ..)| inference).collect::<Vec<_>>());
     let deadline = Instant::now() + CHECK_PATIENCE;
-    let call = Call { payload: Payload::Tensors(merged), deadline, ends: deadline, trace };
+    let (payload, requests) = (Payload::Tensors(merged), compared.len());
+    // It answers nobody: its members were answered, and their spans may have ended.
+    let call = Call { payload, deadline, ends: deadline, trace, requests, traced: Vec::new() };
     let layout: Vec<u32> = compared.iter().map(|(_, rows, _)| *rows).collect();
     match attempt(shared, slot, call, Size::Rows(layout.iter().sum())).await {
         Ok(Reply::Tensors(outcome)) => conclude(shared, &compared, &outcome, &layout),

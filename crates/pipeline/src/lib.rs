@@ -30,6 +30,7 @@ mod shared;
 pub mod split;
 mod stats;
 pub mod tensor;
+pub mod trace;
 
 pub use error::{CallError, Error, QueueUnit, Refusal, Rejection, Stage, Words};
 pub use pipeline::{Batching, Concurrency, Config, Pipeline, QueueLimits};

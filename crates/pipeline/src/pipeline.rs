@@ -269,6 +269,9 @@ impl Pipeline {
             cold: Cold::No,
             cold_start: None,
         };
+        if let Some(traced) = &ticket.request.traced {
+            traced.enqueued(Instant::now());
+        }
         shared.waiting.enter();
         if let Err(unsent) = self.inner.events.try_send(Event::Arrive(Box::new(ticket))) {
             shared.waiting.leave(1);
@@ -322,6 +325,7 @@ impl Pipeline {
                 class: request.class,
                 tenant: Arc::clone(&request.tenant),
                 trace: request.trace.clone(),
+                traced: request.traced.clone(),
                 charge: Charge::none(),
                 chat: None,
             };

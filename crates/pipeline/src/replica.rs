@@ -8,6 +8,7 @@ use tower::util::BoxCloneSyncService;
 use crate::{
     error::CallError,
     request::{Payload, Reply},
+    trace::Traced,
 };
 
 /// One call to one model server.
@@ -20,6 +21,10 @@ pub struct Call {
     pub ends: Instant,
     /// Headers to carry on (`traceparent`, `tracestate`, `x-request-id`).
     pub trace: http::HeaderMap,
+    /// How many requests it answers, more than one where they were merged.
+    pub requests: usize,
+    /// Those of them of which spans are recorded.
+    pub traced: Vec<Arc<Traced>>,
 }
 
 /// Sends calls to one model server. Always ready: how many calls it may have is the pipeline's business.

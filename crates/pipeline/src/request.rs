@@ -12,6 +12,7 @@ use crate::{
     chat::{Chat, Delivery, Run},
     error::CallError,
     tensor::{Parameters, Tensor},
+    trace::Traced,
 };
 
 /// One client call as the pipeline sees it.
@@ -25,6 +26,8 @@ pub struct Request {
     pub tenant: Arc<str>,
     /// Carried on to the model server: `traceparent`, `tracestate`, `x-request-id`.
     pub trace: http::HeaderMap,
+    /// Where spans of it are recorded.
+    pub traced: Option<Arc<Traced>>,
     /// The memory this call was admitted with, given back when it ends.
     pub charge: Charge,
     /// Of a call that generates tokens.

@@ -61,12 +61,18 @@ pub(crate) struct Admin {
 #[derive(Debug)]
 pub(crate) struct Running {
     address: SocketAddr,
+    runtime: Handle,
     stop: CancellationToken,
 }
 
 impl Running {
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// For what is to run beside the data path until [`stop`](Self::stop), as this server does.
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.runtime
     }
 
     pub(crate) fn stop(&self) {
@@ -82,14 +88,14 @@ pub(crate) fn start(address: SocketAddr, admin: Admin) -> io::Result<Running> {
     let stop = CancellationToken::new();
     let pulse = Pulse::start(&Handle::current());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let stopped = stop.clone();
+    let (stopped, handle) = (stop.clone(), runtime.handle().clone());
     thread::Builder::new().name("admin".into()).spawn(move || {
         let serve = serve(listener, Arc::new(admin), pulse);
         if let Some(Err(error)) = runtime.block_on(stopped.run_until_cancelled(serve)) {
             tracing::error!(%error, "the admin server ended");
         }
     })?;
-    Ok(Running { address, stop })
+    Ok(Running { address, runtime: handle, stop })
 }
 
 /// When the data path's runtime last ran a task.

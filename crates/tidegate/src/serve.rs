@@ -29,6 +29,7 @@ pub(crate) use self::{
 use crate::{
     admin::{self, Admin},
     config::{self, Config},
+    telemetry::traces,
 };
 
 /// What this process is besides its configuration.
@@ -39,13 +40,15 @@ pub(crate) struct Process {
     /// The configuration's file, whose changes are followed.
     pub(crate) file: Option<PathBuf>,
     pub(crate) metrics: PrometheusHandle,
+    /// `None`: nothing is traced.
+    pub(crate) traces: Option<traces::Settings>,
 }
 
 impl Process {
     /// A process that is not part of a cluster.
-    pub(crate) fn alone(metrics: PrometheusHandle) -> Self {
+    pub(crate) fn alone(metrics: PrometheusHandle, traces: Option<traces::Settings>) -> Self {
         let identity = Identity { pod_name: None, pod_namespace: None, pod_ip: None };
-        Self { role: Role::All, identity, file: None, metrics }
+        Self { role: Role::All, identity, file: None, metrics, traces }
     }
 }
 
@@ -65,17 +68,20 @@ pub(crate) async fn run(
     process: Process,
     announce: impl FnOnce(Started),
 ) -> anyhow::Result<ExitCode> {
-    let Process { role, identity, file, metrics } = process;
+    let Process { role, identity, file, metrics, traces } = process;
     let listeners = if role.serves() { bind_all(&config.listen)? } else { Vec::new() };
     let listen = listeners.iter().map(Listener::address).collect::<Result<Vec<_>, _>>()?;
     let cluster = Cluster::join(&config, role, identity).await?;
-    let registry = Arc::new(Registry::start(config.clone(), role, cluster.clone())?);
+    let traces = traces.filter(|_| role.serves()).map(traces::Settings::into_pipe);
+    let tracer = traces.as_ref().map(|pipe| pipe.tracer.clone());
+    let registry = Arc::new(Registry::start(config.clone(), role, cluster.clone(), tracer.clone())?);
     let memory = Memory::new(config.limits.memory);
-    let gateway = Gateway::new(gateway_config(&config), registry.models(), memory);
+    let gateway = Gateway::new(gateway_config(&config), registry.models(), memory, tracer);
     let admin =
         Admin { registry: Arc::clone(&registry), gateway: gateway.clone(), metrics, config: config.clone() };
     let admin =
         admin::start(config.admin, admin).with_context(|| format!("the admin address {}", config.admin))?;
+    let exporting = traces.map(|pipe| pipe.export(admin.runtime())).transpose()?;
     announce(Started { listen, admin: admin.address(), registry: Arc::clone(&registry) });
 
     let shutdown = CancellationToken::new();
@@ -100,6 +106,9 @@ pub(crate) async fn run(
     if let Some(in_cluster) = in_cluster {
         // The shutdown ends it; a panic of it was logged.
         let _ = in_cluster.await;
+    }
+    if let Some(exporting) = exporting {
+        exporting.finish().await;
     }
     admin.stop();
     stopper.abort();

@@ -1,4 +1,6 @@
-//! Logs and metrics: the process-wide recorders, set up once.
+//! Logs, metrics and traces: the process-wide recorders, set up once.
+
+pub(crate) mod traces;
 
 use std::{io, time::Duration};
 

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use pipeline::{
     admit::Charge,
@@ -23,6 +23,7 @@ use crate::{
     metrics::{ModelMetrics, Observation, Surface},
     models::Model,
     status::{Failure, Situation},
+    trace::{End, Purpose, Served, TRACEPARENT, TRACESTATE},
 };
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -30,8 +31,7 @@ const BATCH_ROWS: HeaderName = HeaderName::from_static("x-tidegate-batch-rows");
 /// OpenAI's clients, of whatever language, name theirs with it.
 const OPENAI_CLIENT: HeaderName = HeaderName::from_static("x-stainless-lang");
 const COLD_START: HeaderName = HeaderName::from_static("x-tidegate-cold-start");
-const TRACE_CONTEXT: [HeaderName; 2] =
-    [HeaderName::from_static("traceparent"), HeaderName::from_static("tracestate")];
+const TRACE_CONTEXT: [HeaderName; 2] = [TRACEPARENT, TRACESTATE];
 
 /// One call. Dropped without an outcome, it was cancelled by the client.
 #[derive(Debug)]
@@ -45,6 +45,8 @@ pub(super) struct Call {
     started_for: Option<Duration>,
     timings: Option<Timings>,
     generated: Option<Generated>,
+    /// Where this call is traced.
+    span: Option<Box<Served>>,
     state: State,
 }
 
@@ -84,6 +86,7 @@ impl Call {
     pub(super) fn begin(gateway: Gateway, request: &Request<Incoming>) -> Self {
         let surface = surface(request);
         let id = request_id::of(request.headers());
+        let span = gateway.shared.tracer.as_ref().and_then(|tracer| Served::begin(tracer, request));
         Self {
             gateway,
             started: Instant::now(),
@@ -93,6 +96,7 @@ impl Call {
             started_for: None,
             timings: None,
             generated: None,
+            span,
             state: State::Open,
         }
     }
@@ -108,6 +112,7 @@ impl Call {
             started_for: None,
             timings: None,
             generated: None,
+            span: self.span.as_ref().map(|span| span.message()),
             state: State::Open,
         }
     }
@@ -115,16 +120,33 @@ impl Call {
     /// The answer of this call, which is recorded when it ends. From here on this call has no outcome of its own.
     pub(super) fn hand_over(&mut self) -> Self {
         self.state = State::Streaming;
+        let mut span = self.span.take();
+        if let Some(span) = &mut span {
+            span.begun_with(StatusCode::OK);
+        }
         let mut answer = self.message();
         answer.started = self.started;
         answer.model.clone_from(&self.model);
         answer.timings = self.timings;
+        answer.span = span;
         answer
     }
 
     /// This call becomes the source of messages, each with an outcome of its own.
     pub(super) fn becomes_stream(&mut self) {
         self.state = State::Streaming;
+    }
+
+    /// Says what this call is for, for its span.
+    pub(super) fn is_for(&mut self, purpose: Purpose) {
+        if let Some(span) = &mut self.span {
+            span.is_for(purpose);
+        }
+    }
+
+    /// This call only asks about the server or a model, as probes do each few seconds: it is not traced.
+    pub(super) fn is_about(&mut self) {
+        self.span = None;
     }
 
     pub(super) fn gateway(&self) -> &Gateway {
@@ -204,6 +226,7 @@ impl Call {
             class: job.class,
             tenant: caller.tenant,
             trace: self.trace(headers),
+            traced: self.span.as_ref().map(|span| span.traced()),
             charge: job.charge,
             chat: caller.chat,
         };
@@ -225,6 +248,10 @@ impl Call {
     fn trace(&self, headers: &HeaderMap) -> HeaderMap {
         let mut trace = HeaderMap::with_capacity(TRACE_CONTEXT.len() + 1);
         trace.insert(REQUEST_ID, self.id.clone());
+        if self.span.as_ref().is_some_and(|span| !span.has_parent()) {
+            // What the client said of its trace is not valid, or it said nothing.
+            return trace;
+        }
         for name in TRACE_CONTEXT {
             if let Some(value) = headers.get(&name) {
                 trace.insert(name, value.clone());
@@ -275,6 +302,17 @@ impl Call {
             gen_ai.usage.input_tokens = usage.map(|usage| usage.prompt_tokens),
             gen_ai.usage.output_tokens = usage.map(|usage| usage.output_tokens),
         );
+        if let Some(span) = self.span.take() {
+            span.end(&End {
+                surface: self.surface,
+                failed,
+                id: &self.id,
+                model: self.model.as_ref().map(|model| &**model.name()),
+                timings,
+                usage,
+                ttft,
+            });
+        }
     }
 
     fn metrics(&self, failed: Option<Situation>) -> &ModelMetrics {

@@ -22,6 +22,7 @@ use super::{body::Body, call::Call, deadline::Patience, intake::Received};
 use crate::{
     models::Deadlines,
     status::{Failure, Situation, quote},
+    trace::Purpose,
 };
 
 const SERVICE: &str = "/inference.GRPCInferenceService/";
@@ -37,7 +38,15 @@ pub(super) async fn answer(call: &mut Call, head: Parts, body: Incoming) -> Resu
     if head.method != Method::POST {
         return Err(Failure::method_not_allowed("POST"));
     }
-    let Some(method) = head.uri.path().strip_prefix(SERVICE) else {
+    let method = head.uri.path().strip_prefix(SERVICE);
+    match method {
+        Some("ModelInfer") => call.is_for(Purpose::Method("inference.GRPCInferenceService/ModelInfer")),
+        Some("ModelStreamInfer") => {
+            call.is_for(Purpose::Method("inference.GRPCInferenceService/ModelStreamInfer"));
+        }
+        _ => call.is_about(),
+    }
+    let Some(method) = method else {
         return conventions::answer(call, head, body).await;
     };
     let patience = Patience::of(&head.headers, call.started())?;

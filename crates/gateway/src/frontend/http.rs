@@ -52,6 +52,10 @@ async fn route(call: &mut Call, head: &Parts, body: &mut Incoming) -> Result<Res
         return Err(Failure::new(Situation::UnsupportedMediaType, sentence));
     }
     let route = Route::of(path)?;
+    match route.purpose() {
+        Some(purpose) => call.is_for(purpose),
+        None => call.is_about(),
+    }
     route.check(&head.method)?;
     match route {
         Route::Model(target, Action::Infer) => v2::infer(call, head, &target, body).await,

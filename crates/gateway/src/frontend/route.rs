@@ -8,6 +8,7 @@ use http::Method;
 use crate::{
     metrics::Surface,
     status::{Failure, Situation, quote},
+    trace::Purpose,
 };
 
 const NAME_LENGTH_MAX: usize = 128;
@@ -72,6 +73,31 @@ impl<'a> Route<'a> {
         }
     }
 
+    /// What a call of this route is for; `None` where it only asks.
+    pub(crate) fn purpose(&self) -> Option<Purpose> {
+        let route = match self {
+            Self::ServerMetadata
+            | Self::Live
+            | Self::Ready
+            | Self::AllStats
+            | Self::RepositoryIndex
+            | Self::V1List
+            | Self::V1Status(_)
+            | Self::Model(_, Action::Metadata | Action::Ready | Action::Config | Action::Stats) => {
+                return None;
+            }
+            Self::OpenAi(endpoint) => return Some(operation(*endpoint)),
+            Self::Model(Target { version: None, .. }, Action::Infer) => "/v2/models/{model}/infer",
+            Self::Model(_, Action::Infer) => "/v2/models/{model}/versions/{version}/infer",
+            Self::Model(_, Action::Generate) => "/v2/models/{model}/generate",
+            Self::V1Predict(Target { version: None, .. }) => "/v1/models/{model}:predict",
+            Self::V1Predict(_) => "/v1/models/{model}/versions/{version}:predict",
+            Self::Load(_) => "/v2/repository/models/{model}/load",
+            Self::Unload(_) => "/v2/repository/models/{model}/unload",
+        };
+        Some(Purpose::Route(route))
+    }
+
     /// Whether `method` may be used on this route.
     ///
     /// # Errors
@@ -93,6 +119,18 @@ impl<'a> Route<'a> {
             (false, _) => Err(Failure::method_not_allowed("POST")),
         }
     }
+}
+
+/// An endpoint as the conventions for generative AI name it, as far as they do.
+fn operation(endpoint: Endpoint) -> Purpose {
+    let (route, name) = match endpoint {
+        Endpoint::ChatCompletions => ("/v1/chat/completions", "chat"),
+        Endpoint::Completions => ("/v1/completions", "text_completion"),
+        Endpoint::Embeddings => ("/v1/embeddings", "embeddings"),
+        Endpoint::Responses => ("/v1/responses", "chat"),
+        Endpoint::Rerank => ("/v1/rerank", "rerank"),
+    };
+    Purpose::Operation { route, name }
 }
 
 fn v2(rest: &str) -> Result<Option<Route<'_>>, Failure> {

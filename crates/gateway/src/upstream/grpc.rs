@@ -22,6 +22,7 @@ use super::{
     frame::{self, Pieces, Reader},
     headers, http2,
 };
+use crate::trace::Target;
 
 static CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
 static TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
@@ -79,6 +80,15 @@ impl Grpc {
             }
             Payload::Opaque(_) => Err(failure::unsupported("the model's servers speak gRPC only")),
         }
+    }
+
+    /// What a call with this payload calls.
+    pub(super) fn target(&self, payload: &Payload) -> Target {
+        let path = match payload {
+            Payload::Opaque(opaque) => opaque.path.path(),
+            Payload::Tensors(_) => self.model_infer.path(),
+        };
+        Target::Grpc { method: path.trim_start_matches('/').to_owned() }
     }
 
     async fn infer(

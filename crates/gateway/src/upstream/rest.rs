@@ -35,6 +35,7 @@ use super::{
     Config, failure, headers,
     http1::{IdleLimits, Pool},
 };
+use crate::trace::Target;
 
 static HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -96,6 +97,32 @@ impl Rest {
         }
     }
 
+    /// What a call with this payload calls.
+    pub(super) fn target(&self, payload: &Payload) -> Target {
+        let path = match payload {
+            Payload::Opaque(opaque) => Some(opaque.path.clone()),
+            Payload::Tensors(inference) => self.path(&inference.version),
+        };
+        let path = path.map_or_else(String::new, |path| path.path().to_owned());
+        let is_versioned = path.contains("/versions/");
+        let template = match self.dialect {
+            Dialect::V2 if is_versioned => "/v2/models/{model}/versions/{version}/infer".into(),
+            Dialect::V2 => "/v2/models/{model}/infer".into(),
+            Dialect::V1 if is_versioned => "/v1/models/{model}/versions/{version}:predict".into(),
+            Dialect::V1 => "/v1/models/{model}:predict".into(),
+            Dialect::OpenAi => path.clone().into(),
+        };
+        Target::Http { path, template }
+    }
+
+    /// The path of calls to a version; the default one has no name. `None`: it cannot be one.
+    fn path(&self, version: &str) -> Option<PathAndQuery> {
+        if version.is_empty() {
+            return Some(self.infer.clone());
+        }
+        infer_path(self.dialect, &self.model, version)
+    }
+
     async fn infer(
         &self,
         inference: &Inference,
@@ -103,11 +130,7 @@ impl Rest {
         trace: HeaderMap,
     ) -> Result<Outcome, CallError> {
         let encoded = self.encode(inference).map_err(|error| failure::inexpressible(&error))?;
-        let path = if inference.version.is_empty() {
-            self.infer.clone()
-        } else {
-            infer_path(self.dialect, &self.model, &inference.version).ok_or_else(unknown_version)?
-        };
+        let path = self.path(&inference.version).ok_or_else(unknown_version)?;
         let mut carried = trace;
         carried.insert(header::CONTENT_TYPE, HeaderValue::from_static(encoded.content_type()));
         if let Some(length) = encoded.header_length {

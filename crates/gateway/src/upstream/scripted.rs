@@ -215,7 +215,7 @@ pub(super) fn call(payload: Payload) -> Call {
     let mut trace = HeaderMap::new();
     trace.insert("x-request-id", HeaderValue::from_static("r1"));
     let deadline = Instant::now() + PATIENCE;
-    Call { payload, deadline, ends: deadline, trace }
+    Call { payload, deadline, ends: deadline, trace, requests: 1, traced: Vec::new() }
 }
 
 pub(super) fn http_payload(body: &'static str) -> Payload {

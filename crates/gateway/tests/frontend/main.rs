@@ -13,3 +13,4 @@ mod lifecycle;
 mod openai;
 mod rest;
 mod rig;
+mod traces;

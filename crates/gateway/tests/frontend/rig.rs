@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use gateway::{
     ChatTerms, Config, Deadlines, Dispatch, Drained, Gateway, Listener, Model, Models, Parts, Readiness,
-    upstream::Protocol,
+    trace::Tracer, upstream::Protocol,
 };
 use pipeline::{
     Error, Stats,
@@ -130,6 +130,7 @@ pub(crate) struct Setup {
     pub(crate) readiness: Readiness,
     pub(crate) memory: usize,
     pub(crate) config: Config,
+    pub(crate) tracer: Option<Tracer>,
 }
 
 impl Default for Setup {
@@ -144,6 +145,7 @@ impl Default for Setup {
             readiness: Readiness::Ready { replicas: 1 },
             memory: 64 << 20,
             config: Config::default(),
+            tracer: None,
         }
     }
 }
@@ -185,7 +187,7 @@ impl Setup {
         let models = Models::default();
         models.replace([model]);
         let memory = Memory::new(self.memory);
-        let gateway = Gateway::new(self.config, models.clone(), memory.clone());
+        let gateway = Gateway::new(self.config, models.clone(), memory.clone(), self.tracer);
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.address().unwrap();
         let shutdown = CancellationToken::new();

@@ -7,3 +7,4 @@ mod lifecycle;
 mod policy;
 mod recovery;
 mod server;
+mod traces;

@@ -125,6 +125,7 @@ pub(crate) fn request(nonce: u32, rows: u64, deadline: Duration) -> Request {
         class: Class::Normal,
         tenant: "".into(),
         trace: http::HeaderMap::new(),
+        traced: None,
         charge: Charge::none(),
         chat: None,
     }

@@ -20,7 +20,7 @@ use crate::{
     admin::wall_clock,
     config::{self, Source},
     serve::{self, Started, View},
-    telemetry::{self, LogFormat},
+    telemetry::{self, LogFormat, traces::Settings},
 };
 
 const MODEL: &[u8] = include_bytes!("../../../../examples/models/digits.onnx");
@@ -74,6 +74,7 @@ impl Drop for Unpacked {
 
 pub(crate) fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     telemetry::start_logging(LogFormat::Text, "warn")?;
+    let traces = Settings::read(std::env::vars_os())?;
     let unpacked = Unpacked::new()?;
     let text = configuration(&args, &unpacked.model());
     let loaded = config::parse(Source { name: "demo".to_owned(), text })
@@ -81,7 +82,7 @@ pub(crate) fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let metrics = telemetry::start_metrics(loaded.config.models.iter().flat_map(|model| model.slo.times()))?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
-    let process = serve::Process::alone(metrics);
+    let process = serve::Process::alone(metrics, traces);
     let served = serve::run(loaded.config, process, |started| {
         let style = Style::of(&io::stdout());
         // If nobody reads what the demo prints, it still serves.

@@ -7,12 +7,12 @@ use clap::Args;
 
 use super::{
     config::BAD_CONFIG,
-    terminal::{Style, print_error},
+    terminal::{Style, complain, print_error},
 };
 use crate::{
     config,
     serve::{self, Identity, Role, Started},
-    telemetry::{self, LogFormat},
+    telemetry::{self, LogFormat, traces::Settings},
 };
 
 #[derive(Debug, Args)]
@@ -38,6 +38,13 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         }
     };
     print_error(&loaded.warnings.render(style))?;
+    let traces = match Settings::read(std::env::vars_os()) {
+        Ok(traces) => traces,
+        Err(wrong) => {
+            complain(&wrong.to_string())?;
+            return Ok(ExitCode::from(BAD_CONFIG));
+        }
+    };
     let format = if std::io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json };
     telemetry::start_logging(format, "info")?;
     let slos = loaded.config.models.iter().flat_map(|model| model.slo.times());
@@ -46,7 +53,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
     // A standard input is read once; there is nothing to follow.
     let file = Some(args.config).filter(|file| file.as_os_str() != "-");
-    let process = serve::Process { role: args.role, identity: args.identity, file, metrics };
+    let process = serve::Process { role: args.role, identity: args.identity, file, metrics, traces };
     runtime.block_on(serve::run(loaded.config, process, |started| announce(&started)))
 }
 

@@ -22,6 +22,7 @@ use tokio::{
 
 use self::dispatch::{chat_terms, pipeline_config};
 use super::{
+    model::Site,
     source::{Asked, Signals},
     tasks::Tasks,
 };
@@ -53,19 +54,28 @@ impl Data {
         config: &config::Model,
         replicas: watch::Receiver<Arc<[Replica]>>,
         withdrawn: watch::Receiver<Withdrawn>,
-        clock: Clock,
+        site: &Site,
         tasks: &Tasks,
     ) -> Self {
         let pipeline = Pipeline::start(pipeline_config(config));
         let to_pipeline = pipeline.clone();
-        let upstream = upstream::Config::new(protocol(config.protocol), Arc::clone(&config.name));
+        let upstream = upstream::Config {
+            tracer: site.tracer.clone(),
+            ..upstream::Config::new(protocol(config.protocol), Arc::clone(&config.name))
+        };
         let (follower, metadata) = Follower::new(upstream, move |set| to_pipeline.set_replicas(set));
         tasks.spawn(follower.follow(endpoints(replicas.clone(), withdrawn)));
 
         let asked = Arc::new(Asked::default());
         let wake = Arc::new(Notify::new());
         let patience = config.cold_start_timeout;
-        tasks.spawn(pass_on_wakes(Arc::clone(&wake), Arc::clone(&asked), pipeline.clone(), clock, patience));
+        tasks.spawn(pass_on_wakes(
+            Arc::clone(&wake),
+            Arc::clone(&asked),
+            pipeline.clone(),
+            site.clock,
+            patience,
+        ));
 
         let (readiness, ready) = watch::channel(Readiness::default());
         let parts = Parts {

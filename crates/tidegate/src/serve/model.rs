@@ -14,7 +14,7 @@ use fleet::{
     probe::{Probe, ProbeError},
     process, static_addresses,
 };
-use gateway::{Parts, upstream};
+use gateway::{Parts, trace::Tracer, upstream};
 use pipeline::replica;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -41,6 +41,8 @@ pub(super) struct Site {
     pub(super) clock: Clock,
     pub(super) role: Role,
     pub(super) cluster: Option<Arc<Cluster>>,
+    /// Takes the spans of traced calls.
+    pub(super) tracer: Option<Tracer>,
 }
 
 /// A served model and the means to end it.
@@ -85,7 +87,7 @@ impl Served {
             }
             _ => {
                 let fleet = start_fleet(&config).with_context(context)?;
-                Ok(Self::own(config, fleet, site.clock, State::default()))
+                Ok(Self::own(config, fleet, site, State::default()))
             }
         }
     }
@@ -95,16 +97,17 @@ impl Served {
         let saved = self.view.scaling().map(|deciding| deciding.handle.saved());
         let state = saved.and_then(|json| State::from_json(&json, site.clock.now()).ok());
         match &self.replicas {
-            Replicas::Own(fleet) => Self::own(config, fleet.clone(), site.clock, state.unwrap_or_default()),
+            Replicas::Own(fleet) => Self::own(config, fleet.clone(), site, state.unwrap_or_default()),
             Replicas::Cluster(sight) => Self::in_cluster(config, sight.clone(), site, state),
         }
     }
 
-    fn own(config: config::Model, fleet: AnyFleet, clock: Clock, state: State) -> Self {
+    fn own(config: config::Model, fleet: AnyFleet, site: &Site, state: State) -> Self {
+        let clock = site.clock;
         let tasks = Tasks::new();
         let endpoints = fleet.replicas();
         let (_, nothing) = watch::channel(Withdrawn::default());
-        let data = Data::start(&config, endpoints.clone(), nothing, clock, &tasks);
+        let data = Data::start(&config, endpoints.clone(), nothing, site, &tasks);
         let deciding = ArcSwapOption::empty();
         let mut stop_scaling = CancellationToken::new();
         let mut outlook = None;
@@ -132,7 +135,7 @@ impl Served {
         state: Option<State>,
     ) -> Self {
         let tasks = Tasks::new();
-        let served = sight.as_ref().map(|sight| sight.serve(&config, site.clock, &tasks));
+        let served = sight.as_ref().map(|sight| sight.serve(&config, site, &tasks));
         let (data, directive) = served.unzip();
         let endpoints = match &sight {
             Some(sight) => sight.replicas(),

@@ -12,7 +12,7 @@ use std::{
 use arc_swap::ArcSwap;
 use autoscaler::reconcile::Clock;
 use futures_util::future::join_all;
-use gateway::{Model, Models};
+use gateway::{Model, Models, trace::Tracer};
 use tokio::{
     sync::Mutex,
     time::{Instant, MissedTickBehavior, interval},
@@ -62,10 +62,15 @@ impl Registry {
     ///
     /// # Errors
     /// A fleet cannot be started.
-    pub(crate) fn start(config: Config, role: Role, cluster: Option<Arc<Cluster>>) -> anyhow::Result<Self> {
+    pub(crate) fn start(
+        config: Config,
+        role: Role,
+        cluster: Option<Arc<Cluster>>,
+        tracer: Option<Tracer>,
+    ) -> anyhow::Result<Self> {
         // Decisions carry the time since the Unix epoch, so that people can read them.
         let offset = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let site = Site { clock: Clock { start: Instant::now(), offset }, role, cluster };
+        let site = Site { clock: Clock { start: Instant::now(), offset }, role, cluster, tracer };
         let start =
             |model: &config::Model| Ok((Arc::clone(&model.name), Served::start(model.clone(), &site)?));
         let served = config.models.iter().map(start).collect::<anyhow::Result<BTreeMap<_, _>>>()?;

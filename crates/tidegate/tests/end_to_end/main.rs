@@ -17,5 +17,6 @@ mod reload;
 mod rig;
 mod shutdown;
 mod town;
+mod traces;
 mod upstreams;
 mod zero;

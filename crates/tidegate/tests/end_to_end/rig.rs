@@ -102,10 +102,16 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// Starts it with these models, as YAML each.
     pub(crate) async fn start(models: &[String]) -> Self {
+        Self::start_in(&[], models).await
+    }
+
+    /// As [`start`](Self::start), with these variables in its environment.
+    pub(crate) async fn start_in(environment: &[(&str, &str)], models: &[String]) -> Self {
         let folder = Folder::new();
         fs::write(folder.file("tidegate.yaml"), configuration(models)).unwrap();
         let file = folder.file("tidegate.yaml").display().to_string();
-        let mut process = Running::start(&["serve", "--config", &file], Stdio::null(), Stdio::piped());
+        let arguments = ["serve", "--config", &file];
+        let mut process = Running::start_in(&arguments, environment, Stdio::null(), Stdio::piped());
         let log = Lines::default();
         tokio::spawn(keep(BufReader::new(process.child().stderr.take().unwrap()), Arc::clone(&log)));
         let logged = || log.lock().unwrap().clone();

@@ -23,6 +23,7 @@ use crate::{
     config,
     serve::{
         data::{Data, Withdrawn},
+        model::Site,
         policy::policy,
         source::Signals,
         tasks::Tasks,
@@ -65,11 +66,12 @@ impl Sight {
     pub(in crate::serve) fn serve(
         &self,
         config: &config::Model,
-        clock: Clock,
+        site: &Site,
         tasks: &Tasks,
     ) -> (Data, Directives) {
+        let clock = site.clock;
         let (withdraw, withdrawn) = watch::channel(Withdrawn::default());
-        let data = Data::start(config, self.replicas(), withdrawn, clock, tasks);
+        let data = Data::start(config, self.replicas(), withdrawn, site, tasks);
         let signals = data.signals();
         let counts = signals.clone();
         let report = move || counts.report(clock.now());

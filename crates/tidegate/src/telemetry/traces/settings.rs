@@ -1,0 +1,226 @@
+//! How traces are exported, from the variables that OpenTelemetry has for it. A wrong value of one is an error.
+
+mod form;
+
+use std::{collections::BTreeMap, ffi::OsString, fs, time::Duration};
+
+use gateway::trace::Sampling;
+use opentelemetry::KeyValue;
+use opentelemetry_otlp::tonic_types::transport::{Certificate, ClientTlsConfig, Identity};
+use opentelemetry_sdk::{Resource, resource::TelemetryResourceDetector, trace::Sampler};
+
+use self::form::{Form, endpoint, flag, headers, integer, pairs, ratio};
+use super::export::Limits;
+
+/// Most spans that may be waiting, however many are asked for.
+const QUEUE_MAX: u64 = 1 << 20;
+
+/// How traces are exported.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(super) endpoint: String,
+    /// The same without what may be secret in it.
+    pub(super) endpoint_shown: String,
+    /// For one attempt to export.
+    pub(super) timeout: Duration,
+    pub(super) tls: Option<ClientTlsConfig>,
+    pub(super) sampling: Sampling,
+    pub(super) limits: Limits,
+    pub(super) resource: Resource,
+}
+
+/// A variable of the environment that cannot be followed. Values may be secret and are not shown.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the environment variable {variable}: {problem}")]
+pub(crate) struct Wrong {
+    pub(super) variable: String,
+    pub(super) problem: String,
+}
+
+impl Settings {
+    /// Reads an environment; `None` where it asks for no traces.
+    ///
+    /// # Errors
+    /// A value that makes no sense, or that asks for what there is not.
+    pub(crate) fn read(
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Option<Self>, Wrong> {
+        Environment::of(environment)?.settings()
+    }
+}
+
+/// The variables of OpenTelemetry that are set; an empty one is as good as none.
+struct Environment(BTreeMap<String, String>);
+
+impl Environment {
+    fn of(environment: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, Wrong> {
+        let mut variables = BTreeMap::new();
+        for (name, value) in environment {
+            let Some(variable) = name.to_str().filter(|name| name.starts_with("OTEL_")).map(str::to_owned)
+            else {
+                continue;
+            };
+            let problem = "it is not Unicode".to_owned();
+            let value = value.into_string().map_err(|_| Wrong { variable: variable.clone(), problem })?;
+            let value = value.trim();
+            if !value.is_empty() {
+                variables.insert(variable, value.to_owned());
+            }
+        }
+        Ok(Self(variables))
+    }
+
+    fn settings(&self) -> Result<Option<Settings>, Wrong> {
+        let endpoints = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+        let Some(endpoint) = self.first(&endpoints, endpoint)? else { return Ok(None) };
+        if self.read("OTEL_SDK_DISABLED", flag)?.unwrap_or(false) {
+            return Ok(None);
+        }
+        match self.choice("OTEL_TRACES_EXPORTER", &["otlp", "none"])? {
+            Some("none") => return Ok(None),
+            _ => self.check_wire()?,
+        }
+        let timeouts = ["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"];
+        let timeout = self.first(&timeouts, integer(1..=u64::from(u32::MAX)))?.unwrap_or(10_000);
+        let tls = if endpoint.is_https { Some(self.tls()?) } else { None };
+        Ok(Some(Settings {
+            endpoint_shown: endpoint.shown,
+            endpoint: endpoint.whole,
+            timeout: Duration::from_millis(timeout),
+            tls,
+            sampling: self.sampling()?,
+            limits: self.limits()?,
+            resource: self.resource()?,
+        }))
+    }
+
+    /// What the exporter reads by itself, and passes over where it is wrong.
+    fn check_wire(&self) -> Result<(), Wrong> {
+        for variable in ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"] {
+            self.read(variable, |value| match value {
+                "grpc" => Ok(()),
+                "http/protobuf" | "http/json" => Err(format!(
+                    "{value} is not spoken here: use grpc, and the collector's port for it (4317 in most)"
+                )),
+                _ => Err("only grpc is spoken here".to_owned()),
+            })?;
+        }
+        for variable in ["OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION"] {
+            self.choice(variable, &["gzip", "none"])?;
+        }
+        for variable in ["OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"] {
+            self.read(variable, headers)?;
+        }
+        let propagators = "OTEL_PROPAGATORS";
+        self.read(propagators, |value| {
+            let ours = value.split(',').all(|name| matches!(name.trim(), "tracecontext" | "baggage"));
+            let traces = value.split(',').any(|name| name.trim() == "tracecontext");
+            (ours && traces)
+                .then_some(())
+                .ok_or_else(|| "only tracecontext is followed, and baggage passed over".to_owned())
+        })?;
+        Ok(())
+    }
+
+    fn tls(&self) -> Result<ClientTlsConfig, Wrong> {
+        let file =
+            |names: &[&str; 2]| self.first(names, |path| fs::read(path).map_err(|error| error.to_string()));
+        let tls = ClientTlsConfig::new();
+        let tls = match file(&["OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "OTEL_EXPORTER_OTLP_CERTIFICATE"])? {
+            Some(trusted) => tls.ca_certificate(Certificate::from_pem(trusted)),
+            None => tls.with_native_roots(),
+        };
+        let certificates =
+            ["OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE", "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE"];
+        let keys = ["OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", "OTEL_EXPORTER_OTLP_CLIENT_KEY"];
+        match (file(&certificates)?, file(&keys)?) {
+            (Some(certificate), Some(key)) => Ok(tls.identity(Identity::from_pem(certificate, key))),
+            (None, None) => Ok(tls),
+            (Some(_), None) => Err(wrong(keys[1], "a client's certificate needs its key")),
+            (None, Some(_)) => Err(wrong(certificates[1], "a client's key needs its certificate")),
+        }
+    }
+
+    fn sampling(&self) -> Result<Sampling, Wrong> {
+        const SAMPLERS: [&str; 6] = [
+            "always_on",
+            "always_off",
+            "traceidratio",
+            "parentbased_always_on",
+            "parentbased_always_off",
+            "parentbased_traceidratio",
+        ];
+        let name = self.choice("OTEL_TRACES_SAMPLER", &SAMPLERS)?.unwrap_or("parentbased_always_on");
+        let (follows_caller, name) = match name.strip_prefix("parentbased_") {
+            Some(root) => (true, root),
+            None => (false, name),
+        };
+        let root = match name {
+            "always_off" => Sampler::AlwaysOff,
+            "traceidratio" => {
+                Sampler::TraceIdRatioBased(self.read("OTEL_TRACES_SAMPLER_ARG", ratio)?.unwrap_or(1.0))
+            }
+            _ => Sampler::AlwaysOn,
+        };
+        Ok(Sampling { root, follows_caller })
+    }
+
+    fn limits(&self) -> Result<Limits, Wrong> {
+        const BATCH: &str = "OTEL_BSP_MAX_EXPORT_BATCH_SIZE";
+        let millis = integer(1..=u64::from(u32::MAX));
+        let queue = self.read("OTEL_BSP_MAX_QUEUE_SIZE", integer(1..=QUEUE_MAX))?.unwrap_or(2048);
+        let batch = self.read(BATCH, integer(1..=QUEUE_MAX))?;
+        if batch.is_some_and(|batch| batch > queue) {
+            return Err(wrong(BATCH, &format!("no more than OTEL_BSP_MAX_QUEUE_SIZE, which is {queue}")));
+        }
+        let delay = self.read("OTEL_BSP_SCHEDULE_DELAY", integer(0..=u64::from(u32::MAX)))?.unwrap_or(5_000);
+        let timeout = self.read("OTEL_BSP_EXPORT_TIMEOUT", millis)?.unwrap_or(30_000);
+        Ok(Limits {
+            queue: queue as usize,
+            batch: batch.unwrap_or(512).min(queue) as usize,
+            delay: Duration::from_millis(delay),
+            timeout: Duration::from_millis(timeout),
+        })
+    }
+
+    /// What the spans are of.
+    fn resource(&self) -> Result<Resource, Wrong> {
+        let attributes = self.read("OTEL_RESOURCE_ATTRIBUTES", pairs)?.unwrap_or_default();
+        let ours = [("service.name", "tidegate"), ("service.version", env!("CARGO_PKG_VERSION"))];
+        let ours = ours.map(|(key, value)| KeyValue::new(key, value));
+        let named = self.0.get("OTEL_SERVICE_NAME").map(|name| KeyValue::new("service.name", name.clone()));
+        let given = attributes.into_iter().map(|(key, value)| KeyValue::new(key, value));
+        // The later ones win.
+        Ok(Resource::builder_empty()
+            .with_detector(Box::new(TelemetryResourceDetector))
+            .with_attributes(ours)
+            .with_attributes(given)
+            .with_attributes(named)
+            .build())
+    }
+
+    fn read<T>(&self, variable: &str, form: impl Form<T>) -> Result<Option<T>, Wrong> {
+        let Some(value) = self.0.get(variable) else { return Ok(None) };
+        form(value).map(Some).map_err(|problem| wrong(variable, &problem))
+    }
+
+    /// The value of the first of these that is set.
+    fn first<T>(&self, variables: &[&str], form: impl Form<T>) -> Result<Option<T>, Wrong> {
+        let set = variables.iter().find(|variable| self.0.contains_key(**variable));
+        set.map_or(Ok(None), |variable| self.read(variable, form))
+    }
+
+    fn choice<'a>(&self, variable: &str, choices: &[&'a str]) -> Result<Option<&'a str>, Wrong> {
+        self.read(variable, |value| {
+            let chosen = choices.iter().find(|choice| **choice == value);
+            chosen.copied().ok_or_else(|| format!("it must be one of {}", choices.join(", ")))
+        })
+    }
+}
+
+fn wrong(variable: &str, problem: &str) -> Wrong {
+    Wrong { variable: variable.to_owned(), problem: problem.to_owned() }
+}
+
+#[cfg(test)]
+mod tests;
