@@ -3,12 +3,11 @@
 
 mod export;
 mod settings;
+mod wire;
 
 use std::time::Duration;
 
-use anyhow::Context as _;
 use gateway::trace::Tracer;
-use opentelemetry_otlp::{WithExportConfig as _, WithTonicConfig as _};
 use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
 use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -51,16 +50,9 @@ impl Pipe {
         let Self { tracer: _, spans, settings } = self;
         // The connection, which is made when it is first needed, lives there too.
         let _inside = runtime.enter();
-        let mut builder = opentelemetry_otlp::SpanExporter::builder()
-            .with_tonic()
-            .with_endpoint(&settings.endpoint)
-            .with_timeout(settings.timeout);
-        if let Some(tls) = settings.tls {
-            builder = builder.with_tls_config(tls);
-        }
-        let mut exporter = builder.build().context("the exporter of traces")?;
+        let mut exporter = settings.wire.exporter()?;
         exporter.set_resource(&settings.resource);
-        tracing::info!(endpoint = settings.endpoint_shown, "exporting traces over OTLP (gRPC)");
+        tracing::info!(to = settings.wire.shown(), "exporting traces");
         let stop = CancellationToken::new();
         let export = Export::new(exporter, settings.limits, spans);
         let task = runtime.spawn(export.run(stop.clone()));
@@ -72,8 +64,10 @@ impl Exporting {
     /// Exports what is left and ends, in bounded time. Nothing is traced any more by then.
     pub(crate) async fn finish(self) {
         self.stop.cancel();
-        if timeout(LAST_EXPORT, self.task).await.is_err() {
-            tracing::warn!("the last spans were not exported within {LAST_EXPORT:?}");
+        match timeout(LAST_EXPORT, self.task).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the export of traces had ended before"),
+            Err(_) => tracing::warn!("the last spans were not exported within {LAST_EXPORT:?}"),
         }
     }
 }

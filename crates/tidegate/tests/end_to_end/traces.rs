@@ -28,9 +28,10 @@ const ALONE: Model<'_> =
 
 /// Spans are sent soon after they have ended.
 async fn traced(collector: &Collector, models: &[String]) -> Gateway {
-    let url = collector.url();
+    let url = collector.url("grpc");
     let environment = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", &*url),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "x-key=of%20the%20collector"),
         ("OTEL_BSP_SCHEDULE_DELAY", "20"),
         ("OTEL_SERVICE_NAME", "front-door"),
@@ -215,18 +216,26 @@ async fn what_fails_says_why_and_who_does_not_sample_is_followed() {
 }
 
 #[tokio::test]
-async fn the_last_spans_are_exported_before_the_process_ends() {
-    let collector = Collector::start().await;
-    let url = collector.url();
-    let environment = [("OTEL_EXPORTER_OTLP_ENDPOINT", &*url), ("OTEL_BSP_SCHEDULE_DELAY", "3600000")];
-    let mut gateway = Gateway::start_in(&environment, &[ALONE.yaml()]).await;
-    gateway.until_ready("digits", 1).await;
-    assert_eq!(gateway.connect().await.post(INFER, v2_json(&HELD_OUT[0].pixels)).await.status, 200);
-    assert_eq!(collector.calls(), 0, "they wait for company");
-    gateway.signal(Signal::SIGTERM);
-    assert_eq!(gateway.ended().await, Some(0));
-    let spans = collector.spans();
-    assert_eq!(spans.of_kind(SpanKind::Server).count(), 1, "{spans:?}");
+async fn the_last_spans_are_exported_before_the_process_ends_over_either_protocol() {
+    for protocol in ["grpc", "http/protobuf"] {
+        let collector = Collector::start().await;
+        let url = collector.url(protocol);
+        let environment = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &*url),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+            ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "x-key=one"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "3600000"),
+        ];
+        let mut gateway = Gateway::start_in(&environment, &[ALONE.yaml()]).await;
+        gateway.until_ready("digits", 1).await;
+        assert_eq!(gateway.connect().await.post(INFER, v2_json(&HELD_OUT[0].pixels)).await.status, 200);
+        assert_eq!(collector.calls(), 0, "they wait for company");
+        gateway.signal(Signal::SIGTERM);
+        assert_eq!(gateway.ended().await, Some(0));
+        let spans = collector.spans();
+        assert_eq!(spans.of_kind(SpanKind::Server).count(), 1, "{protocol}: {spans:?} {}", gateway.log());
+        assert_eq!((collector.keys(), collector.calls()), (vec!["one".to_owned()], 1), "{protocol}");
+    }
 }
 
 #[tokio::test]
@@ -254,7 +263,7 @@ async fn a_collector_that_is_away_costs_calls_nothing_and_the_end_little() {
 #[tokio::test]
 async fn nothing_is_exported_unless_it_is_asked_for() {
     let collector = Collector::start().await;
-    let url = collector.url();
+    let url = collector.url("grpc");
     let soon = ("OTEL_BSP_SCHEDULE_DELAY", "1");
     for environment in [
         &[soon][..],
@@ -282,7 +291,7 @@ async fn a_wrong_variable_is_named_before_anything_is_served() {
     let file = folder.file("tidegate.yaml").display().to_string();
     let environment = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318"),
-        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
     ];
     let arguments = ["serve", "--config", &file];
     let mut process = Running::start_in(&arguments, &environment, Stdio::null(), Stdio::piped());
@@ -290,5 +299,5 @@ async fn a_wrong_variable_is_named_before_anything_is_served() {
     assert_eq!(process.ended().await, Some(78));
     let mut said = String::new();
     tokio::io::AsyncReadExt::read_to_string(&mut stderr, &mut said).await.unwrap();
-    assert!(said.contains("OTEL_EXPORTER_OTLP_PROTOCOL: http/protobuf is not spoken here"), "{said}");
+    assert!(said.contains("OTEL_EXPORTER_OTLP_PROTOCOL: grpc and http/protobuf are spoken here"), "{said}");
 }

@@ -6,24 +6,24 @@ use std::{collections::BTreeMap, ffi::OsString, fs, time::Duration};
 
 use gateway::trace::Sampling;
 use opentelemetry::KeyValue;
-use opentelemetry_otlp::tonic_types::transport::{Certificate, ClientTlsConfig, Identity};
 use opentelemetry_sdk::{Resource, resource::TelemetryResourceDetector, trace::Sampler};
 
 use self::form::{Form, endpoint, flag, headers, integer, pairs, ratio};
-use super::export::Limits;
+pub(super) use self::form::{certificates, key};
+use super::{
+    export::Limits,
+    wire::{Pem, Protocol, Tls, Wire},
+};
 
 /// Most spans that may be waiting, however many are asked for.
 const QUEUE_MAX: u64 = 1 << 20;
+/// Without either of these nothing is exported. The latter is a base, to which a path is added over HTTP.
+const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
 
 /// How traces are exported.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    pub(super) endpoint: String,
-    /// The same without what may be secret in it.
-    pub(super) endpoint_shown: String,
-    /// For one attempt to export.
-    pub(super) timeout: Duration,
-    pub(super) tls: Option<ClientTlsConfig>,
+    pub(super) wire: Wire,
     pub(super) sampling: Sampling,
     pub(super) limits: Limits,
     pub(super) resource: Resource,
@@ -71,40 +71,52 @@ impl Environment {
     }
 
     fn settings(&self) -> Result<Option<Settings>, Wrong> {
-        let endpoints = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
-        let Some(endpoint) = self.first(&endpoints, endpoint)? else { return Ok(None) };
+        if !ENDPOINTS.iter().any(|variable| self.0.contains_key(*variable)) {
+            return Ok(None);
+        }
         if self.read("OTEL_SDK_DISABLED", flag)?.unwrap_or(false) {
             return Ok(None);
         }
-        match self.choice("OTEL_TRACES_EXPORTER", &["otlp", "none"])? {
-            Some("none") => return Ok(None),
-            _ => self.check_wire()?,
+        if self.choice("OTEL_TRACES_EXPORTER", &["otlp", "none"])? == Some("none") {
+            return Ok(None);
         }
+        self.check_what_the_exporter_reads()?;
+        let (wire, sampling) = (self.wire()?, self.sampling()?);
+        let (limits, resource) = (self.limits()?, self.resource()?);
+        Ok(Some(Settings { wire, sampling, limits, resource }))
+    }
+
+    fn wire(&self) -> Result<Wire, Wrong> {
+        let [of_traces, of_all] = ENDPOINTS;
+        let (endpoint, is_base) = match self.read(of_traces, endpoint)? {
+            Some(endpoint) => (endpoint, false),
+            None => (self.read(of_all, endpoint)?.ok_or_else(|| wrong(of_all, "it is not set"))?, true),
+        };
+        let protocols = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
+        let protocol = self.first(&protocols, |value| match value {
+            "grpc" => Ok(Protocol::Grpc),
+            "http/protobuf" => Ok(Protocol::Http),
+            _ => Err("grpc and http/protobuf are spoken here".to_owned()),
+        })?;
+        // The specification's default; nobody speaks it at the port that is gRPC's.
+        let protocol =
+            protocol.unwrap_or(if endpoint.port == Some(4317) { Protocol::Grpc } else { Protocol::Http });
         let timeouts = ["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"];
         let timeout = self.first(&timeouts, integer(1..=u64::from(u32::MAX)))?.unwrap_or(10_000);
-        let tls = if endpoint.is_https { Some(self.tls()?) } else { None };
-        Ok(Some(Settings {
-            endpoint_shown: endpoint.shown,
-            endpoint: endpoint.whole,
+        Ok(Wire {
+            protocol,
+            tls: if endpoint.is_https { Some(self.tls()?) } else { None },
+            endpoint: match (protocol, is_base) {
+                (Protocol::Http, true) => format!("{}/v1/traces", endpoint.whole.trim_end_matches('/')),
+                _ => endpoint.whole,
+            },
+            host: endpoint.shown,
             timeout: Duration::from_millis(timeout),
-            tls,
-            sampling: self.sampling()?,
-            limits: self.limits()?,
-            resource: self.resource()?,
-        }))
+        })
     }
 
     /// What the exporter reads by itself, and passes over where it is wrong.
-    fn check_wire(&self) -> Result<(), Wrong> {
-        for variable in ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"] {
-            self.read(variable, |value| match value {
-                "grpc" => Ok(()),
-                "http/protobuf" | "http/json" => Err(format!(
-                    "{value} is not spoken here: use grpc, and the collector's port for it (4317 in most)"
-                )),
-                _ => Err("only grpc is spoken here".to_owned()),
-            })?;
-        }
+    fn check_what_the_exporter_reads(&self) -> Result<(), Wrong> {
         for variable in ["OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION"] {
             self.choice(variable, &["gzip", "none"])?;
         }
@@ -122,23 +134,32 @@ impl Environment {
         Ok(())
     }
 
-    fn tls(&self) -> Result<ClientTlsConfig, Wrong> {
-        let file =
-            |names: &[&str; 2]| self.first(names, |path| fs::read(path).map_err(|error| error.to_string()));
-        let tls = ClientTlsConfig::new();
-        let tls = match file(&["OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "OTEL_EXPORTER_OTLP_CERTIFICATE"])? {
-            Some(trusted) => tls.ca_certificate(Certificate::from_pem(trusted)),
-            None => tls.with_native_roots(),
-        };
-        let certificates =
-            ["OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE", "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE"];
+    fn tls(&self) -> Result<Tls, Wrong> {
+        let trusted = ["OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "OTEL_EXPORTER_OTLP_CERTIFICATE"];
+        let ours = ["OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE", "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE"];
         let keys = ["OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", "OTEL_EXPORTER_OTLP_CLIENT_KEY"];
-        match (file(&certificates)?, file(&keys)?) {
-            (Some(certificate), Some(key)) => Ok(tls.identity(Identity::from_pem(certificate, key))),
-            (None, None) => Ok(tls),
-            (Some(_), None) => Err(wrong(keys[1], "a client's certificate needs its key")),
-            (None, Some(_)) => Err(wrong(certificates[1], "a client's key needs its certificate")),
-        }
+        let trusted = self.file(&trusted, |pem| certificates(pem).map(drop))?;
+        let certificate = self.file(&ours, |pem| certificates(pem).map(drop))?;
+        let identity = match (certificate, self.file(&keys, |pem| key(pem).map(drop))?) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            (Some(_), None) => return Err(wrong(keys[1], "a client's certificate needs its key")),
+            (None, Some(_)) => return Err(wrong(ours[1], "a client's key needs its certificate")),
+        };
+        Ok(Tls { trusted, identity })
+    }
+
+    /// The content of the file that the first of these names.
+    fn file(
+        &self,
+        variables: &[&str],
+        check: impl Fn(&[u8]) -> Result<(), String>,
+    ) -> Result<Option<Pem>, Wrong> {
+        self.first(variables, |path| {
+            let pem = fs::read(path).map_err(|error| format!("reading {path}: {error}"))?;
+            check(&pem)?;
+            Ok(Pem(pem))
+        })
     }
 
     fn sampling(&self) -> Result<Sampling, Wrong> {

@@ -1,6 +1,7 @@
-//! A collector of traces on a free port, which keeps what it is sent.
+//! A collector of traces on free ports, one for each protocol, which keeps what it is sent.
 
 use std::{
+    convert::Infallible,
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -9,6 +10,11 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
+use http::StatusCode as HttpStatus;
+use http_body_util::{BodyExt as _, Full};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
 use opentelemetry_proto::tonic::{
     collector::trace::v1::{
         ExportTraceServiceRequest, ExportTraceServiceResponse,
@@ -17,7 +23,8 @@ use opentelemetry_proto::tonic::{
     common::v1::{KeyValue, any_value::Value},
     trace::v1::{Span, span::SpanKind, status::StatusCode},
 };
-use tokio::{net::TcpListener, task::JoinHandle};
+use prost::Message as _;
+use tokio::{net::TcpListener, task::JoinSet};
 use tonic::{
     Request, Response, Status,
     transport::{Server, server::TcpIncoming},
@@ -35,9 +42,18 @@ struct Kept {
 /// A collector; it ends with this handle.
 #[derive(Debug)]
 pub(super) struct Collector {
-    pub(super) address: SocketAddr,
+    grpc: SocketAddr,
+    http: SocketAddr,
     kept: Arc<Kept>,
-    task: JoinHandle<()>,
+    _tasks: JoinSet<()>,
+}
+
+impl Kept {
+    fn keep(&self, key: Option<String>, request: ExportTraceServiceRequest) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        self.keys.lock().unwrap().extend(key);
+        self.requests.lock().unwrap().push(request);
+    }
 }
 
 struct Service(Arc<Kept>);
@@ -48,26 +64,31 @@ impl TraceService for Service {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        self.0.calls.fetch_add(1, Ordering::Relaxed);
         let key = request.metadata().get("x-key").map(|key| key.to_str().unwrap().to_owned());
-        self.0.keys.lock().unwrap().extend(key);
-        self.0.requests.lock().unwrap().push(request.into_inner());
+        self.0.keep(key, request.into_inner());
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }
 
 impl Collector {
     pub(super) async fn start() -> Self {
+        let kept = Arc::<Kept>::default();
+        let mut tasks = JoinSet::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (address, kept) = (listener.local_addr().unwrap(), Arc::<Kept>::default());
+        let grpc = listener.local_addr().unwrap();
         let service = TraceServiceServer::new(Service(Arc::clone(&kept)));
         let serve = Server::builder().add_service(service).serve_with_incoming(TcpIncoming::from(listener));
-        let task = tokio::spawn(async move { serve.await.unwrap() });
-        Self { address, kept, task }
+        tasks.spawn(async move { serve.await.unwrap() });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let http = listener.local_addr().unwrap();
+        tasks.spawn(serve_http(listener, Arc::clone(&kept)));
+        Self { grpc, http, kept, _tasks: tasks }
     }
 
-    pub(super) fn url(&self) -> String {
-        format!("http://{}", self.address)
+    /// Where a protocol is spoken, by the name that the variables have for it.
+    pub(super) fn url(&self, protocol: &str) -> String {
+        let address = if protocol == "grpc" { self.grpc } else { self.http };
+        format!("http://{address}")
     }
 
     pub(super) fn calls(&self) -> usize {
@@ -98,10 +119,30 @@ impl Collector {
     }
 }
 
-impl Drop for Collector {
-    fn drop(&mut self) {
-        self.task.abort();
+async fn serve_http(listener: TcpListener, kept: Arc<Kept>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let kept = Arc::clone(&kept);
+        let service = service_fn(move |request| take(Arc::clone(&kept), request));
+        connections.spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
     }
+}
+
+async fn take(
+    kept: Arc<Kept>,
+    request: http::Request<Incoming>,
+) -> Result<http::Response<Full<Bytes>>, Infallible> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    let header = |name: &str| head.headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+    let mut response = http::Response::new(Full::default());
+    let is_protobuf = header("content-type").as_deref() == Some("application/x-protobuf");
+    match ExportTraceServiceRequest::decode(body) {
+        Ok(spans) if is_protobuf && head.uri.path() == "/v1/traces" => kept.keep(header("x-key"), spans),
+        _ => *response.status_mut() = HttpStatus::BAD_REQUEST,
+    }
+    Ok(response)
 }
 
 #[derive(Clone, Debug)]

@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 
 use http::{HeaderName, HeaderValue, Uri, uri::Scheme};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 
 /// Reads a value, or says what is wrong with it without showing it.
 pub(super) trait Form<T>: Fn(&str) -> Result<T, String> {}
@@ -14,6 +15,7 @@ impl<T, F: Fn(&str) -> Result<T, String>> Form<T> for F {}
 pub(super) struct Endpoint {
     pub(super) whole: String,
     pub(super) shown: String,
+    pub(super) port: Option<u16>,
     pub(super) is_https: bool,
 }
 
@@ -28,6 +30,7 @@ pub(super) fn endpoint(value: &str) -> Result<Endpoint, String> {
     Ok(Endpoint {
         whole: value.to_owned(),
         shown: format!("{scheme}://{}{port}", authority.host()),
+        port: authority.port_u16(),
         is_https: *scheme == Scheme::HTTPS,
     })
 }
@@ -73,6 +76,18 @@ pub(super) fn headers(value: &str) -> Result<(), String> {
             .map_err(|_| format!("the value of {name} cannot be that of a header"))?;
     }
     Ok(())
+}
+
+/// Certificates in PEM.
+pub(in super::super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let read = read.ok().filter(|certificates| !certificates.is_empty());
+    read.ok_or_else(|| "the file has no certificate in PEM".to_owned())
+}
+
+/// A private key in PEM.
+pub(in super::super) fn key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_slice(pem).map_err(|_| "the file has no private key in PEM".to_owned())
 }
 
 /// Undoes percent encoding.

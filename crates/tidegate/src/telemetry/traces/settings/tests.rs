@@ -26,12 +26,12 @@ fn without_an_endpoint_or_when_switched_off_nothing_is_exported() {
 #[test]
 fn what_is_not_said_is_as_in_the_specification() {
     let settings = with(&[]);
-    assert_eq!(settings.endpoint, "http://collector:4317");
-    assert_eq!(settings.timeout, Duration::from_secs(10));
+    assert_eq!(settings.wire.endpoint, "http://collector:4317");
+    assert_eq!(settings.wire.timeout, Duration::from_secs(10));
     let limits =
         Limits { queue: 2048, batch: 512, delay: Duration::from_secs(5), timeout: Duration::from_secs(30) };
     assert_eq!(settings.limits, limits);
-    assert!(settings.tls.is_none() && settings.sampling.follows_caller);
+    assert!(settings.wire.tls.is_none() && settings.sampling.follows_caller);
     assert!(matches!(settings.sampling.root, Sampler::AlwaysOn));
 }
 
@@ -46,8 +46,8 @@ fn what_is_said_of_traces_comes_before_what_is_said_of_everything() {
         ("OTEL_TRACES_SAMPLER", "traceidratio"),
         ("OTEL_TRACES_SAMPLER_ARG", "0.25"),
     ]);
-    assert_eq!(settings.endpoint_shown, "http://traces:4000");
-    assert_eq!(settings.timeout, Duration::from_millis(250));
+    assert_eq!(settings.wire.host, "http://traces:4000");
+    assert_eq!(settings.wire.timeout, Duration::from_millis(250));
     assert_eq!((settings.limits.queue, settings.limits.batch), (100, 100));
     assert_eq!(settings.limits.delay, Duration::from_millis(20));
     assert!(!settings.sampling.follows_caller);
@@ -74,7 +74,7 @@ fn a_wrong_value_is_an_error_that_names_its_variable_and_keeps_it_secret() {
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317"),
         ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "ftp://collector"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "carrier-pigeon"),
-        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf"),
+        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json"),
         ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "authorization"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "a b=1"),
@@ -106,10 +106,32 @@ fn a_certificate_that_cannot_be_read_is_an_error() {
     let tls = |more: &[(&str, &str)]| {
         read(&[&[("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4317")], more].concat())
     };
-    assert!(tls(&[]).unwrap().unwrap().tls.is_some());
+    assert!(tls(&[]).unwrap().unwrap().wire.tls.is_some());
     let missing = tls(&[("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere/at/all.pem")]).unwrap_err();
     assert_eq!(missing.variable, "OTEL_EXPORTER_OTLP_CERTIFICATE");
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
-    let half = tls(&[("OTEL_EXPORTER_OTLP_CLIENT_KEY", manifest)]).unwrap_err();
-    assert_eq!(half.variable, "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE");
+    for variable in ["OTEL_EXPORTER_OTLP_CERTIFICATE", "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY"] {
+        let no_pem = tls(&[(variable, manifest)]).unwrap_err();
+        assert_eq!(no_pem.variable, variable);
+        assert!(no_pem.problem.contains("PEM"), "{no_pem}");
+    }
+}
+
+#[test]
+fn the_protocol_is_the_one_that_is_named_or_else_that_of_the_port() {
+    let wire = |variable: &str, value: &str, more: &[(&str, &str)]| {
+        read(&[&[(variable, value)], more].concat()).unwrap().unwrap().wire
+    };
+    let (all, traces) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT");
+    let named = |protocol| [("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)];
+    let of_port = wire(all, "http://c:4317", &[]);
+    assert_eq!((of_port.protocol, &*of_port.endpoint), (Protocol::Grpc, "http://c:4317"));
+    let base = wire(all, "http://c:4318/otlp/", &[]);
+    assert_eq!((base.protocol, &*base.endpoint), (Protocol::Http, "http://c:4318/otlp/v1/traces"));
+    let whole = wire(traces, "http://c/all", &[]);
+    assert_eq!((whole.protocol, &*whole.endpoint), (Protocol::Http, "http://c/all"));
+    let grpc = wire(traces, "http://c:5000", &named("grpc"));
+    assert_eq!((grpc.protocol, &*grpc.endpoint), (Protocol::Grpc, "http://c:5000"));
+    let http = wire(all, "http://c:4317", &named("http/protobuf"));
+    assert_eq!((http.protocol, &*http.endpoint), (Protocol::Http, "http://c:4317/v1/traces"));
 }
