@@ -70,6 +70,11 @@ impl Wire {
     /// # Errors
     /// The system has no certificates to trust, or a key does not fit its certificate.
     pub(super) fn exporter(&self) -> anyhow::Result<SpanExporter> {
+        let problem = || format!("the OTEL_EXPORTER_OTLP_… variables, for {}", self.shown());
+        self.built().with_context(problem)
+    }
+
+    fn built(&self) -> anyhow::Result<SpanExporter> {
         let exporter = match self.protocol {
             Protocol::Grpc => {
                 let builder = SpanExporter::builder().with_tonic();
@@ -85,7 +90,7 @@ impl Wire {
                 builder.with_endpoint(&self.endpoint).with_timeout(self.timeout).build()
             }
         };
-        exporter.with_context(|| format!("the exporter of traces to {}", self.host))
+        Ok(exporter?)
     }
 
     /// What people are told.
@@ -101,7 +106,9 @@ impl Wire {
         let provider = Arc::new(ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
         let config = match &self.tls {
-            Some(Tls { trusted: None, .. }) => config.with_native_roots()?,
+            Some(Tls { trusted: None, .. }) => {
+                config.with_native_roots().context("the certificates that the system trusts")?
+            }
             Some(Tls { trusted: Some(trusted), .. }) => config.with_root_certificates(roots(trusted)?),
             // Nothing is sent over TLS.
             None => config.with_root_certificates(RootCertStore::empty()),
@@ -110,7 +117,8 @@ impl Wire {
         let config = match identity {
             Some((certificate, private)) => {
                 let chain = certificates(&certificate.0).map_err(anyhow::Error::msg)?;
-                config.with_client_auth_cert(chain, key(&private.0).map_err(anyhow::Error::msg)?)?
+                let key = key(&private.0).map_err(anyhow::Error::msg)?;
+                config.with_client_auth_cert(chain, key).context("the client's certificate and its key")?
             }
             None => config.with_no_client_auth(),
         };
