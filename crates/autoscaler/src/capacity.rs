@@ -2,6 +2,8 @@
 
 mod chat;
 mod erlang;
+mod forecast;
+mod inverse;
 
 use std::time::Duration;
 
@@ -103,15 +105,20 @@ impl Learned {
     /// The fewest replicas of `slots` each, up to `most`, at which no more than 1 − `percentile` of the arrivals
     /// of `rate` per second wait longer than the SLO leaves. `dispersion`: variability of the arrivals.
     pub(crate) fn replicas(&self, slots: f64, rate: f64, dispersion: f64, percentile: f64, most: u32) -> u32 {
+        let pool = Pool { misses: 1.0 - percentile, ..self.pool(slots, rate, dispersion) };
+        pool.replicas(most)
+    }
+
+    /// The queue that `rate` arrivals per second make at replicas of `slots` each; nobody may wait too long.
+    fn pool(&self, slots: f64, rate: f64, dispersion: f64) -> Pool {
         let service = self.service.as_secs_f64();
         let variability = VARIABILITY_LEAST.max((dispersion + self.service_variability) / 2.0);
-        let pool = Pool {
+        Pool {
             slots: slots.max(1.0) as u32,
             load: rate * service,
             decay: self.patience.as_secs_f64() / (service * variability),
-            misses: 1.0 - percentile,
-        };
-        pool.replicas(most)
+            misses: 0.0,
+        }
     }
 }
 

@@ -6,6 +6,8 @@ mod limit;
 mod up;
 mod zero;
 
+pub(crate) use self::down::{IN_FLIGHT_SHARE, MARGIN};
+
 use std::{cmp::Ordering, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
@@ -62,6 +64,9 @@ pub struct Inputs {
     pub health: Health,
     /// The cold start that was reckoned with.
     pub cold_start: Duration,
+    /// How long targets are remembered on the way down.
+    #[serde(default)]
+    pub down_window: Duration,
     /// What the platform said besides.
     #[serde(default)]
     pub platform: Platform,
@@ -152,6 +157,12 @@ impl Reason {
         }
     }
 
+    /// The reason of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == name)
+    }
+
     #[must_use]
     pub fn direction(self) -> Direction {
         match self {
@@ -195,7 +206,8 @@ pub fn decide(policy: &Policy, state: &State, snapshot: &Snapshot, now: Duration
     let reason = if set.is_some() { Reason::Override } else { reason(&view, zero, &terms, target, to) };
     let View { load, capacity, fleet, lead, wanted, platform, bounds, schedule, .. } = view;
     let platform = platform.clone();
-    let inputs = Inputs { slo: policy.slo, load, capacity, fleet, health, cold_start: lead, platform };
+    let (cold_start, down_window) = (lead, policy.down_window());
+    let inputs = Inputs { slo: policy.slo, load, capacity, fleet, health, cold_start, down_window, platform };
     let schedule = schedule.map(|look| look.scheduled);
     Decision { at: now, from: wanted, to, reason, target, terms, limits, zero, bounds, schedule, inputs }
 }

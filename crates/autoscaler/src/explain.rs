@@ -1,16 +1,19 @@
 //! A decision in words: one true sentence with its arithmetic, and the whole picture in a few lines.
 
+mod observed;
 mod schedule;
+mod turns;
 mod words;
 
 use std::{fmt::Write as _, sync::Arc, time::Duration};
 
+pub use self::turns::{Turns, turns};
 use self::words::{count, quantity, span};
 use crate::{
     capacity::{Basis, Unit},
     decide::{Decision, Limit, LimitKind, Reason, Zero},
     demand::{Backlog, Envelope, Measure, Occupancy, PerReplica, Term, Waiting, Why, binding},
-    log::{Entry, Outcome},
+    log::{Entry, Outcome, Stood},
     policy::{Objective, Slo},
     snapshot::Platform,
 };
@@ -36,7 +39,7 @@ fn reasoned(decision: &Decision) -> String {
         Reason::Steady => format!("{to}: {}", because(decision)),
         Reason::Held => format!("want {target}, keep {to}: {}", limiting(decision)),
         Reason::Limited => {
-            format!("want {target}, have {to}: {}; {}", limiting(decision), because(decision))
+            format!("want {target}, have {}: {}; {}", had(decision), limiting(decision), because(decision))
         }
         Reason::Override => {
             let want = decision.limits.last().map_or(*target, |limit| limit.before);
@@ -74,10 +77,10 @@ fn reasoned(decision: &Decision) -> String {
 /// newest first. `clock` puts a time in words.
 #[must_use]
 pub fn why(model: &str, latest: &Entry, log: &[Arc<Entry>], clock: &dyn Fn(Duration) -> String) -> String {
-    let decision = &latest.decision;
+    let decision = latest.told();
     let mut lines = vec![
-        state(model, decision),
-        line("load", &load(decision)),
+        state(model, latest),
+        line("load", &load(&latest.decision)),
         line("capacity", &capacity(decision)),
         line("terms", &terms(decision)),
         line("decision", &(sentence(decision) + &outcome(&latest.outcome, clock))),
@@ -86,11 +89,13 @@ pub fn why(model: &str, latest: &Entry, log: &[Arc<Entry>], clock: &dyn Fn(Durat
         let text = format!("{} → {}: {}", limit.before, limit.after, in_words(limit, decision));
         line("limit", &text)
     }));
+    lines.extend(turns(decision).map(|turns| line("change", &turns.text)));
     lines.push(line("next", &next(decision, clock)));
     let scheduled = schedule::line(decision);
     if !scheduled.is_empty() {
         lines.push(line("schedule", &scheduled));
     }
+    lines.extend(latest.observed.iter().map(|observed| line("observe", &observed::line(observed, clock))));
     let last = transitions(log, clock);
     if !last.is_empty() {
         lines.push(line("last", &last));
@@ -98,16 +103,29 @@ pub fn why(model: &str, latest: &Entry, log: &[Arc<Entry>], clock: &dyn Fn(Durat
     lines.join("\n")
 }
 
+/// When what stood at a time was decided, and until when it stood: a line to follow those of [`why`].
+#[must_use]
+pub fn stood(stood: &Stood, clock: &dyn Fn(Duration) -> String) -> String {
+    let since = clock(stood.entry.decision.at);
+    let until = match stood.until {
+        Some(until) => format!("it stood until {}", clock(until)),
+        None => "it is the latest".to_owned(),
+    };
+    line("decided", &format!("at {since}, with the numbers of then; {until}"))
+}
+
 fn line(label: &str, text: &str) -> String {
     format!("  {label:<9} {text}")
 }
 
-fn state(model: &str, decision: &Decision) -> String {
+fn state(model: &str, entry: &Entry) -> String {
+    let decision = &entry.decision;
     let fleet = &decision.inputs.fleet;
     let bounds = decision.bounds;
     let ready = count(fleet.ready, "ready replica", "ready replicas");
+    let want = if entry.observed.is_some() { "would want" } else { "want" };
     let mut text =
-        format!("{model} has {ready} (want {}, min {}, max {})", decision.to, bounds.min, bounds.max);
+        format!("{model} has {ready} ({want} {}, min {}, max {})", entry.told().to, bounds.min, bounds.max);
     let others = [
         (fleet.starting, "starting"),
         (fleet.unschedulable, "without a place to run"),
@@ -219,10 +237,15 @@ fn next(decision: &Decision, clock: &dyn Fn(Duration) -> String) -> String {
 }
 
 fn transitions(log: &[Arc<Entry>], clock: &dyn Fn(Duration) -> String) -> String {
-    let applied = log.iter().filter(|e| e.outcome == Outcome::Applied && e.decision.from != e.decision.to);
-    let texts: Vec<_> = applied
+    let moved = |entry: &&Arc<Entry>| {
+        let done = entry.outcome == Outcome::Applied || entry.observed.is_some();
+        done && entry.told().from != entry.told().to
+    };
+    let texts: Vec<_> = log
+        .iter()
+        .filter(moved)
         .take(LAST)
-        .map(|entry| format!("{} {}", clock(entry.decision.at), sentence(&entry.decision)))
+        .map(|entry| format!("{} {}", clock(entry.decision.at), sentence(entry.told())))
         .collect();
     texts.join(" · ")
 }
@@ -373,6 +396,12 @@ fn limiting(decision: &Decision) -> String {
     let mut limits =
         decision.limits.iter().filter(|limit| !matches!(limit.kind, LimitKind::OverrideEnded { .. }));
     limits.next_back().map_or_else(|| "a limit".to_owned(), |limit| in_words(limit, decision))
+}
+
+/// How many of those that are asked for are ready.
+fn had(decision: &Decision) -> String {
+    let (ready, to) = (decision.inputs.fleet.ready, decision.to);
+    if ready < to { format!("{ready} of {to}") } else { to.to_string() }
 }
 
 /// What kept a change from going all the way.

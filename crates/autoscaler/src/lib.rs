@@ -20,6 +20,7 @@ mod idle;
 pub mod log;
 mod manual;
 mod metrics;
+pub mod observe;
 pub mod policy;
 pub mod reconcile;
 pub mod schedule;

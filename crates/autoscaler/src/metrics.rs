@@ -6,9 +6,9 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 use crate::{
     coldstart::Starts,
-    decide::{Decision, Reason},
+    decide::Reason,
     demand::Why,
-    log::Outcome,
+    log::{Entry, Outcome},
 };
 
 /// The handles of one model.
@@ -50,8 +50,9 @@ impl Metrics {
         starts.ready.iter().for_each(|took: &Duration| self.start_duration.record(took.as_secs_f64()));
     }
 
-    pub(crate) fn decided(&self, decision: &Decision, outcome: &Outcome) {
-        let fleet = &decision.inputs.fleet;
+    pub(crate) fn decided(&self, entry: &Entry) {
+        let (decision, outcome) = (entry.told(), &entry.outcome);
+        let fleet = &entry.decision.inputs.fleet;
         self.desired.set(f64::from(decision.to));
         self.ready.set(f64::from(fleet.ready));
         self.pending.set(f64::from(fleet.starting + fleet.unschedulable + fleet.failed + fleet.missing));

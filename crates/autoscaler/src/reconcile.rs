@@ -1,6 +1,7 @@
 //! The loop: observe → decide → actuate, each second and at once when a request finds no replica.
 
 mod number;
+mod observer;
 mod sight;
 mod withdrawal;
 
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     number::Number,
+    observer::Observer,
     sight::{is_hindered, platform, seen, staying},
     withdrawal::{Terms, Withdrawal},
 };
@@ -27,6 +29,7 @@ use crate::{
     fleet::{Fleet, Phase, Replica, ReplicaId, ScaleError, Target},
     log::{Entry, Log, Outcome},
     metrics::Metrics,
+    observe::Observed,
     policy::{Mode, Policy},
     snapshot::{FleetView, GatewayView, Snapshot},
     state::{Digest, State},
@@ -170,6 +173,8 @@ pub struct Reconciler<F, S> {
     metrics: Metrics,
     model: Arc<str>,
     number: Number,
+    /// While the model is only observed.
+    observer: Option<Observer>,
     /// The target as the present decision saw it.
     seen: Target,
     pause: Pause,
@@ -230,6 +235,7 @@ impl<F: Fleet, S: Source> Reconciler<F, S> {
             metrics,
             model,
             number,
+            observer: None,
             seen,
             pause: Pause::default(),
             kept: None,
@@ -274,16 +280,21 @@ impl<F: Fleet, S: Source> Reconciler<F, S> {
         let policy = Arc::clone(&self.policy.borrow());
         let snapshot = self.look(now);
         let decision = self.decide(&policy, &snapshot, now);
-        let result = self.actuate(&policy, &decision, &snapshot).await;
+        let observed = self.observe(&policy, &snapshot, now);
+        let result = match &observed {
+            Some(observed) => Ok(self.unwritten(observed)),
+            None => self.actuate(&decision, &snapshot).await,
+        };
         let deposed = matches!(result, Err(ScaleError::Deposed));
         let outcome = result.unwrap_or_else(|error| self.refused(&error, &decision));
-        self.metrics.decided(&decision, &outcome);
+        let entry = Entry { decision, outcome, observed };
+        self.metrics.decided(&entry);
         if deposed {
-            self.note(Entry { decision, outcome });
+            self.note(entry);
             return ControlFlow::Break(Ended::Deposed);
         }
-        self.foresee(&decision);
-        self.note(Entry { decision, outcome });
+        self.foresee(&entry.decision);
+        self.note(entry);
         ControlFlow::Continue(())
     }
 
@@ -309,17 +320,29 @@ impl<F: Fleet, S: Source> Reconciler<F, S> {
         decision
     }
 
-    async fn actuate(
-        &mut self,
-        policy: &Policy,
-        decision: &Decision,
-        snapshot: &Snapshot,
-    ) -> Result<Outcome, ScaleError> {
+    /// What would be done where nothing is to be written.
+    fn observe(&mut self, policy: &Policy, snapshot: &Snapshot, now: Duration) -> Option<Arc<Observed>> {
+        if policy.mode != Mode::Observe {
+            self.observer = None;
+            return None;
+        }
+        let state = lock(&self.state);
+        let observer = self.observer.get_or_insert_with(|| Observer::new(&self.model, &state, snapshot, now));
+        Some(Arc::new(observer.follow(policy, &state, snapshot, now)))
+    }
+
+    fn unwritten(&mut self, observed: &Observed) -> Outcome {
+        self.kept = None;
+        let unchanged = observed.decision.to == self.number.wish();
+        if unchanged { Outcome::Unchanged } else { Outcome::Observed }
+    }
+
+    async fn actuate(&mut self, decision: &Decision, snapshot: &Snapshot) -> Result<Outcome, ScaleError> {
         let (to, wish) = (decision.to, self.number.wish());
         if to >= wish {
             self.kept = None;
         }
-        if let Some(outcome) = self.rest(policy.mode, decision) {
+        if let Some(outcome) = self.rest(decision) {
             return Ok(outcome);
         }
         if to > wish {
@@ -334,15 +357,11 @@ impl<F: Fleet, S: Source> Reconciler<F, S> {
     }
 
     /// Why nothing is written, if nothing is to be.
-    fn rest(&self, mode: Mode, decision: &Decision) -> Option<Outcome> {
-        let unchanged = decision.to == self.number.wish();
-        if mode == Mode::Observe {
-            return Some(if unchanged { Outcome::Unchanged } else { Outcome::Observed });
-        }
+    fn rest(&self, decision: &Decision) -> Option<Outcome> {
         if let Some(rival) = &self.seen.rival {
             return Some(Outcome::ConflictingAutoscaler(Arc::clone(rival)));
         }
-        if unchanged {
+        if decision.to == self.number.wish() {
             return Some(Outcome::Unchanged);
         }
         if self.seen.replicas.is_none() && self.seen.unheard_since.is_some() {
@@ -454,7 +473,7 @@ impl<F: Fleet, S: Source> Reconciler<F, S> {
 
     fn note(&self, entry: Entry) {
         let entry = Arc::new(entry);
-        let Entry { decision, outcome } = &*entry;
+        let (decision, outcome) = (entry.told(), &entry.outcome);
         let moved = decision.from != decision.to || decision.inputs.platform.changed_by.is_some();
         if self.log.push(Arc::clone(&entry)) && moved {
             let sentence = crate::explain::sentence(decision);

@@ -163,6 +163,16 @@ impl State {
         Ok(state)
     }
 
+    /// The cold start to reckon with.
+    pub(crate) fn lead(&self, policy: &Policy) -> Duration {
+        self.starts.lead(policy.assumed.cold_start)
+    }
+
+    /// Goes on with the starts that `other` has measured.
+    pub(crate) fn adopt_starts(&mut self, other: &Self) {
+        self.starts.clone_from(&other.starts);
+    }
+
     /// What was learned, in little room, for another process that takes over.
     #[must_use]
     pub fn digest(&self) -> Digest {

@@ -26,7 +26,20 @@ impl Pool {
         if self.load >= f64::from(most) * f64::from(self.slots) {
             return most;
         }
-        self.by_grain(most, (self.load / STEPS_MOST).ceil().max(1.0) as u32)
+        self.by_grain(most, self.grain())
+    }
+
+    /// Probability that an arrival has to wait at all where there are `n` replicas.
+    pub(super) fn waiting(&self, n: u32) -> f64 {
+        let per_replica = (self.slots / self.grain()).max(1);
+        let mut line = Line::new(self.load * f64::from(per_replica) / f64::from(self.slots));
+        line.extend(n.saturating_mul(per_replica));
+        line.waiting()
+    }
+
+    /// Slots that are taken as one.
+    fn grain(&self) -> u32 {
+        (self.load / STEPS_MOST).ceil().max(1.0) as u32
     }
 
     /// The search with `grain` slots taken as one.

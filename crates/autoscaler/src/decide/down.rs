@@ -9,9 +9,9 @@ use super::{
 use crate::{capacity::Basis, signals::Health, view::View};
 
 /// How much more load than seen the smaller fleet must bear.
-const MARGIN: f64 = 1.1;
+pub(crate) const MARGIN: f64 = 1.1;
 /// Part of the smaller fleet's slots that may be in use.
-const IN_FLIGHT_SHARE: f64 = 0.8;
+pub(crate) const IN_FLIGHT_SHARE: f64 = 0.8;
 /// Part of the fleet that may go in one step.
 const STEP: u32 = 4;
 /// Requests in the last minute below which misses prove nothing.

@@ -61,6 +61,47 @@ pub enum LimitKind {
 }
 
 impl LimitKind {
+    /// Every name a limit can have.
+    pub const NAMES: [&'static str; 21] = [
+        "min",
+        "max",
+        "schedule_cap",
+        "up_pace",
+        "degraded",
+        "unschedulable",
+        "not_created",
+        "down_window",
+        "down_spacing",
+        "down_step",
+        "consolidation",
+        "stale",
+        "no_reports",
+        "young",
+        "waiting",
+        "slo_burning",
+        "rollout",
+        "unheard",
+        "heard_again",
+        "override",
+        "override_ended",
+    ];
+
+    /// Whether it forbids every step down, however few are called for, until something is known or over.
+    #[must_use]
+    pub fn is_veto(&self) -> bool {
+        matches!(
+            self,
+            Self::Stale { .. }
+                | Self::NoReports
+                | Self::Young { .. }
+                | Self::Waiting
+                | Self::SloBurning { .. }
+                | Self::Rollout
+                | Self::Unheard { .. }
+                | Self::HeardAgain { .. }
+        )
+    }
+
     #[must_use]
     pub fn as_str(&self) -> &'static str {
         match self {

@@ -227,7 +227,7 @@ fn streams_are_explained_by_the_pace_that_they_keep() {
     world.length = 900.0;
     let decision = world.run(10, 4.1);
     assert_eq!(world.running.len(), 41);
-    let entry = Entry { decision: decision.clone(), outcome: Outcome::Unchanged };
+    let entry = Entry { decision: decision.clone(), outcome: Outcome::Unchanged, observed: None };
     let text = why("assistant", &entry, &[], &|at| format!("{} s", at.as_secs()));
     let capacity = "1 replica ≈ 15 streams at TPOT p95 60 ms, 1.2 requests/s, each 13 s long (learned from 1,000 \
                     streams); SLO TTFT p99 2 s and TPOT p95 60 ms";

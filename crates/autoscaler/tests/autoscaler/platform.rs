@@ -224,7 +224,7 @@ fn replicas_not_created_yet_are_counted_on_for_a_minute_and_then_named() {
     let stuck = world.run(60, 900.0);
     assert_eq!((stuck.to, stuck.reason), (4, Reason::Limited));
     assert_eq!(last_limit(&stuck), Some(&LimitKind::NotCreated { missing: 3 }));
-    assert!(sentence(&stuck).contains(", have 4: 3 of 4 not created; "), "{}", sentence(&stuck));
+    assert!(sentence(&stuck).contains(", have 1 of 4: 3 of 4 not created; "), "{}", sentence(&stuck));
     world.quota = 20;
     assert!(world.run(60, 900.0).to > 4, "there is room again");
 }

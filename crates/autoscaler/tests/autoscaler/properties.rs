@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use autoscaler::{
     decide::{Decision, Reason, decide},
+    explain::{sentence, turns},
     policy::{IdleAfter, Policy},
     snapshot::{Platform, Snapshot},
     state::State,
@@ -161,6 +162,53 @@ proptest! {
         };
         let (low, high) = (settled(rate), settled(rate * more));
         assert!(low <= high, "{rate}/s → {low}, {}/s → {high}", rate * more);
+    }
+
+    #[test]
+    fn load_that_wobbles_by_a_few_per_cent_does_not_flap(rate in 5.0f64..3000.0, wobble in 0.0f64..0.04, period in 2u64..90) {
+        let mut world = World::new(policy(0, 100));
+        let run = |world: &mut World, seconds: u64| {
+            for second in 0..seconds {
+                let sign = if second / period % 2 == 0 { 1.0 } else { -1.0 };
+                world.tick(rate * (1.0 + sign * wobble));
+            }
+        };
+        run(&mut world, 1300);
+        world.writes.clear();
+        run(&mut world, 1200);
+        assert!(world.writes.len() <= 1, "{rate}/s ± {wobble}: {:?}", world.writes);
+    }
+
+    #[test]
+    fn a_longer_queue_never_means_fewer_replicas(rate in 0.0f64..1000.0, queue in 0.0f64..5000.0, more in 0.0f64..20000.0) {
+        let mut world = World::with_ready(policy(0, 100), 5);
+        world.run(60, rate);
+        let target = |queue: f64| {
+            let mut world = world.clone();
+            world.queue = queue;
+            world.decide().target
+        };
+        assert!(target(queue) <= target(queue + more), "{rate}/s, {queue} and {more} more");
+    }
+
+    #[test]
+    fn every_decision_is_put_in_words_and_what_would_change_it_lies_in_order(
+        phases in matters(), min in 0u32..4, extra in 0u32..8,
+    ) {
+        let mut world = World::in_a_cluster(policy(min, min + extra), min);
+        for (seconds, rate, matter) in phases {
+            for decision in go_through(&mut world, seconds, rate, &matter) {
+                let sentence = sentence(&decision);
+                let numbers = [format!("{}", decision.to), format!("{}→{}", decision.from, decision.to)];
+                assert!(numbers.iter().any(|n| sentence.contains(n)), "{sentence}: {decision:?}");
+                assert!(!sentence.contains("a limit"), "the limit has no name in {decision:?}");
+                let Some(turns) = turns(&decision) else { continue };
+                assert!(!turns.text.is_empty() || decision.to == 1, "{decision:?}");
+                if let (Some(more), Some(fewer)) = (turns.more_above, turns.fewer_below) {
+                    assert!(0.0 < fewer && fewer < more, "{turns:?}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{
 
 use autoscaler::{
     fleet::{Fleet, Phase, Replica, ReplicaId, ScaleError},
-    log::Outcome,
+    log::{NotKept, Outcome},
     policy::{IdleAfter, Mode, Policy},
     reconcile::{Clock, Ended, Handle, Outlook, Reconciler, Source},
     schedule::{self, OnRequest, Schedule},
@@ -252,9 +252,10 @@ async fn the_log_keeps_what_changed_and_answers_for_the_past() {
     sleep(secs(1)).await;
     let woke = it.handle.log.recent(100).into_iter().find(|e| e.decision.from == 0 && e.decision.to == 1);
     let at = woke.expect("woke").decision.at;
-    let before = it.handle.log.at(at - Duration::from_millis(1)).expect("the log goes back that far");
+    let before =
+        it.handle.log.stood_at(at - Duration::from_millis(1)).expect("the log goes back that far").entry;
     assert_eq!(before.decision.to, 0);
-    assert!(it.handle.log.at(secs(10)).is_none(), "before the log began");
+    assert!(matches!(it.handle.log.stood_at(secs(10)), Err(NotKept::Earlier { .. })), "before the log began");
     let restored = State::from_json(&it.handle.saved(), at + secs(60));
     assert!(restored.is_ok());
     it.end().await;

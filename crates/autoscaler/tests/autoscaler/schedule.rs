@@ -596,7 +596,7 @@ fn transitions_say_what_changes_and_by_which_window() {
 }
 
 fn picture(world: &World, decision: Decision) -> String {
-    let entry = Entry { decision, outcome: Outcome::Unchanged };
+    let entry = Entry { decision, outcome: Outcome::Unchanged, observed: None };
     let clock = |at: Duration| shown(at);
     let text = why("digits", &entry, &[], &clock);
     let lines =

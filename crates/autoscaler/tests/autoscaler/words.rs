@@ -62,7 +62,7 @@ fn the_whole_picture_has_state_load_capacity_decision_next_and_last() {
     for rate in [0.0; 5].into_iter().chain([3.0; 60]).chain([0.0; 20]) {
         let decision = world.tick(rate);
         let outcome = if decision.from == decision.to { Outcome::Unchanged } else { Outcome::Applied };
-        log.insert(0, Arc::new(Entry { decision, outcome }));
+        log.insert(0, Arc::new(Entry { decision, outcome, observed: None }));
     }
     let text = why("digits", &log[0], &log, &clock);
     let expected = "\
@@ -71,6 +71,7 @@ digits has 1 ready replica (want 1, min 0, max 10)
   capacity  1 replica ≈ 100 requests/s at p99 200 ms, 4 at a time in 40 ms (learned from 1,000 calls)
   terms     envelope 1 · waiting 0 · backlog 0 · warm 1
   decision  1: peak of 3 requests/s within 78 s needs 1 (1 replica ≈ 100 requests/s at p99 200 ms)
+  change    one more above a peak of 86 requests/s
   next      to zero at 00:11:05 if nobody comes
   last      00:00:06 0→1: first request, 3 waiting and 0 in flight (requests); a start takes up to 20 s";
     assert_eq!(text, expected);
