@@ -14,6 +14,7 @@ use crate::{
     decide::{Decision, Limit, LimitKind, Reason, Zero},
     demand::{Backlog, Envelope, Measure, Occupancy, PerReplica, Term, Waiting, Why, binding},
     log::{Entry, Outcome, Stood},
+    observe::Observed,
     policy::{Objective, Slo},
     snapshot::Platform,
 };
@@ -27,6 +28,12 @@ const CANNOT_BE_SET: &str = "the number cannot be set";
 #[must_use]
 pub fn sentence(decision: &Decision) -> String {
     reasoned(decision) + &obstacles(decision)
+}
+
+/// The same, and what became of it where it was not carried out. `clock` puts a time in words.
+#[must_use]
+pub fn told(entry: &Entry, clock: &dyn Fn(Duration) -> String) -> String {
+    sentence(entry.told()) + &outcome(&entry.outcome, clock)
 }
 
 fn reasoned(decision: &Decision) -> String {
@@ -83,7 +90,7 @@ pub fn why(model: &str, latest: &Entry, log: &[Arc<Entry>], clock: &dyn Fn(Durat
         line("load", &load(&latest.decision)),
         line("capacity", &capacity(decision)),
         line("terms", &terms(decision)),
-        line("decision", &(sentence(decision) + &outcome(&latest.outcome, clock))),
+        line("decision", &told(latest, clock)),
     ];
     lines.extend(decision.limits.iter().map(|limit| {
         let text = format!("{} → {}: {}", limit.before, limit.after, in_words(limit, decision));
@@ -103,13 +110,20 @@ pub fn why(model: &str, latest: &Entry, log: &[Arc<Entry>], clock: &dyn Fn(Durat
     lines.join("\n")
 }
 
+/// What observing a model has come to: the number it would have, what that would have cost, and what it would have
+/// kept, next to what was. `clock` puts a time in words.
+#[must_use]
+pub fn observed(observed: &Observed, clock: &dyn Fn(Duration) -> String) -> String {
+    observed::line(observed, clock)
+}
+
 /// When what stood at a time was decided, and until when it stood: a line to follow those of [`why`].
 #[must_use]
 pub fn stood(stood: &Stood, clock: &dyn Fn(Duration) -> String) -> String {
     let since = clock(stood.entry.decision.at);
     let until = match stood.until {
         Some(until) => format!("it stood until {}", clock(until)),
-        None => "it is the latest".to_owned(),
+        None => "nothing else came since".to_owned(),
     };
     line("decided", &format!("at {since}, with the numbers of then; {until}"))
 }

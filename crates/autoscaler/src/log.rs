@@ -27,10 +27,13 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// The decision that is told: where the model is only observed, of the fleet that it would have had.
+    /// The decision that is told: where the model is only observed, of the fleet that it would have had; but where
+    /// another autoscaler has it, which may follow what it is told, of the fleet that it has.
     #[must_use]
     pub fn told(&self) -> &Decision {
-        self.observed.as_ref().map_or(&self.decision, |observed| &observed.decision)
+        let followed = self.decision.inputs.platform.rival.is_some();
+        let on_paper = self.observed.as_ref().filter(|_| !followed);
+        on_paper.map_or(&self.decision, |observed| &observed.decision)
     }
 }
 

@@ -51,8 +51,8 @@ impl Metrics {
     }
 
     pub(crate) fn decided(&self, entry: &Entry) {
-        let (decision, outcome) = (entry.told(), &entry.outcome);
-        let fleet = &entry.decision.inputs.fleet;
+        let (decision, outcome) = (&entry.decision, &entry.outcome);
+        let fleet = &decision.inputs.fleet;
         self.desired.set(f64::from(decision.to));
         self.ready.set(f64::from(fleet.ready));
         self.pending.set(f64::from(fleet.starting + fleet.unschedulable + fleet.failed + fleet.missing));

@@ -281,13 +281,13 @@ impl<F: Fleet, S: Source> Reconciler<F, S> {
         let snapshot = self.look(now);
         let decision = self.decide(&policy, &snapshot, now);
         let observed = self.observe(&policy, &snapshot, now);
-        let result = match &observed {
-            Some(observed) => Ok(self.unwritten(observed)),
-            None => self.actuate(&decision, &snapshot).await,
+        let mut entry = Entry { decision, outcome: Outcome::Unchanged, observed };
+        let result = match entry.observed {
+            Some(_) => Ok(self.unwritten(&entry)),
+            None => self.actuate(&entry.decision, &snapshot).await,
         };
         let deposed = matches!(result, Err(ScaleError::Deposed));
-        let outcome = result.unwrap_or_else(|error| self.refused(&error, &decision));
-        let entry = Entry { decision, outcome, observed };
+        entry.outcome = result.unwrap_or_else(|error| self.refused(&error, &entry.decision));
         self.metrics.decided(&entry);
         if deposed {
             self.note(entry);
@@ -331,10 +331,9 @@ impl<F: Fleet, S: Source> Reconciler<F, S> {
         Some(Arc::new(observer.follow(policy, &state, snapshot, now)))
     }
 
-    fn unwritten(&mut self, observed: &Observed) -> Outcome {
+    fn unwritten(&mut self, entry: &Entry) -> Outcome {
         self.kept = None;
-        let unchanged = observed.decision.to == self.number.wish();
-        if unchanged { Outcome::Unchanged } else { Outcome::Observed }
+        if entry.told().to == self.number.wish() { Outcome::Unchanged } else { Outcome::Observed }
     }
 
     async fn actuate(&mut self, decision: &Decision, snapshot: &Snapshot) -> Result<Outcome, ScaleError> {

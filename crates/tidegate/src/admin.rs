@@ -2,7 +2,9 @@
 //! probe.
 
 mod api;
+mod decisions;
 mod history;
+mod moment;
 
 use std::{
     convert::Infallible,

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use metrics::{Counter, counter};
+use metrics::{Counter, Gauge, counter, gauge};
 
 use crate::{
     observe::{Observed, Shadow, Totals},
@@ -13,6 +13,7 @@ use crate::{
 
 pub(super) struct Observer {
     shadow: Shadow,
+    replicas: Gauge,
     sums: [Sum; 6],
 }
 
@@ -39,7 +40,8 @@ impl Observer {
             sum(|totals| totals.predicted, requests("predicted")),
             sum(|totals| totals.predicted_misses, requests("predicted_missed")),
         ];
-        Self { shadow: Shadow::new(state, snapshot, now), sums }
+        let replicas = gauge!("tidegate_observe_replicas", "model" => model());
+        Self { shadow: Shadow::new(state, snapshot, now), replicas, sums }
     }
 
     pub(super) fn follow(
@@ -50,6 +52,7 @@ impl Observer {
         now: Duration,
     ) -> Observed {
         let observed = self.shadow.follow(policy, state, snapshot, now);
+        self.replicas.set(f64::from(observed.decision.to));
         self.sums.iter_mut().for_each(|sum| sum.tell(&observed.totals));
         observed
     }

@@ -135,6 +135,19 @@ fn nothing_is_predicted_before_calls_were_measured_and_it_says_so() {
 }
 
 #[test]
+fn where_another_autoscaler_may_follow_what_it_is_told_that_is_reckoned_from_what_there_is() {
+    let mut watched = Watched::new(policy(1, 20), 10);
+    watched.run(1800, 150.0);
+    let alone = watched.tick(150.0);
+    assert_eq!((alone.told().from, alone.told().to), (2, 2));
+    watched.world.fleet.platform.rival = Some("ScaledObject/digits".into());
+    let followed = watched.tick(150.0);
+    assert_eq!(followed.told(), &followed.decision);
+    assert_eq!(followed.told().from, 10);
+    assert_eq!(followed.observed.expect("it is observed").decision.to, 2);
+}
+
+#[test]
 fn time_in_which_nobody_looked_is_not_counted() {
     let mut watched = Watched::new(policy(1, 20), 4);
     watched.run(10, 50.0);

@@ -228,6 +228,9 @@ async fn observing_changes_nothing_and_tells_what_it_would_do() {
     assert!(it.ranch.writes().is_empty());
     let latest = it.handle.log.latest().expect("has decided");
     assert_eq!((latest.decision.to, &latest.outcome), (1, &Outcome::Observed));
+    let observed = latest.observed.as_ref().expect("it is observed");
+    assert_eq!((observed.actual, observed.decision.to, latest.told()), (0, 1, &observed.decision));
+    assert_eq!(observed.totals.arrivals, 1.0);
     it.end().await;
 }
 

@@ -16,16 +16,17 @@ use http_body_util::Full;
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use serde_json::{Value, json};
 
-use super::{Admin, text};
+use super::{
+    Admin,
+    decisions::{decisions, observed, why},
+    text,
+};
 use crate::{config, serve::View};
 
-/// Decisions listed where the query does not say, and at most.
-const DECISIONS: usize = 50;
-const DECISIONS_MAX: usize = 1000;
 /// Percentiles are those of the last so many seconds.
 const LATENCY_SECONDS: usize = 10;
 
-type Answer = Result<Value, (StatusCode, String)>;
+pub(super) type Answer = Result<Value, (StatusCode, String)>;
 
 /// Answers `GET /api/{path}?{query}`.
 pub(super) fn answer(admin: &Admin, path: &str, query: &str) -> Response<Full<Bytes>> {
@@ -69,9 +70,9 @@ fn summary(view: &View) -> Value {
     let ready = count(Phase::Ready);
     let desired = entry
         .as_ref()
-        .map(|entry| entry.decision.to)
+        .map(|entry| entry.told().to)
         .or_else(|| directive.as_ref().map(|directive| directive.desired));
-    let why = entry.as_ref().map(|entry| explain::sentence(&entry.decision));
+    let why = entry.as_ref().map(|entry| explain::sentence(entry.told()));
     let traffic = traffic(view, entry.as_deref());
     json!({
         "name": view.config.name,
@@ -97,6 +98,7 @@ fn summary(view: &View) -> Value {
         "p99_seconds": p99,
         "slo": slo(view.config.slo),
         "why": why.or_else(|| directive.as_ref().map(|directive| directive.why.to_string())),
+        "observed": entry.as_ref().and_then(|entry| entry.observed.as_deref()).map(|found| observed(found, view.clock.now())),
         "leader": directive.as_ref().map(|directive| &directive.leader),
     })
 }
@@ -163,6 +165,8 @@ fn detail(view: &View) -> Value {
     if let Value::Object(fields) = &mut detail {
         fields.insert("replica_list".to_owned(), replicas.into());
         fields.insert("history".to_owned(), json!(history.samples().collect::<Vec<_>>()));
+        let turns = view.decision().and_then(|entry| explain::turns(entry.told()));
+        fields.insert("change".to_owned(), json!(turns));
         fields.insert("latency_model".to_owned(), stats.as_ref().map(latency_model).into());
     }
     detail
@@ -193,89 +197,8 @@ fn replica_value(replica: &Replica, seen: Option<&pipeline::ReplicaStats>) -> Va
     })
 }
 
-fn decisions(view: &View, query: &str) -> Answer {
-    let wanted = match parameter(query, "n") {
-        None => DECISIONS,
-        Some(n) => n.parse().map_err(|_| bad_query("n must be a number"))?,
-    };
-    let deciding = view.scaling();
-    let entries = deciding.map(|deciding| deciding.handle.log.recent(wanted.min(DECISIONS_MAX)));
-    let list = entries.unwrap_or_default().iter().map(|entry| decision(entry)).collect::<Vec<_>>();
-    Ok(json!({ "model": view.config.name, "decisions": list }))
-}
-
-fn decision(entry: &Entry) -> Value {
-    json!({
-        "time": wall_clock(entry.decision.at),
-        "summary": explain::sentence(&entry.decision),
-        "decision": entry.decision,
-        "outcome": entry.outcome,
-    })
-}
-
-fn why(view: &View, query: &str) -> Answer {
-    let name = &view.config.name;
-    let Some(deciding) = view.scaling() else { return Ok(json!({ "model": name, "text": undecided(view) })) };
-    let log = &deciding.handle.log;
-    let entry = match parameter(query, "at") {
-        None => log.latest(),
-        Some(at) => log.at(moment(view, at)?),
-    };
-    let entry = entry.ok_or_else(|| {
-        (StatusCode::NOT_FOUND, "nothing was decided then, or it is longer ago than is remembered".to_owned())
-    })?;
-    let earlier: Vec<Arc<Entry>> = log
-        .recent(DECISIONS_MAX)
-        .into_iter()
-        .filter(|earlier| earlier.decision.at <= entry.decision.at)
-        .collect();
-    let text = explain::why(name, &entry, &earlier, &wall_clock);
-    Ok(json!({ "model": name, "text": text, "decision": decision(&entry) }))
-}
-
-/// Why this process cannot tell how a number came about.
-fn undecided(view: &View) -> String {
-    let name = &view.config.name;
-    let ready = view.replicas().iter().filter(|replica| replica.phase == Phase::Ready).count();
-    match view.directive() {
-        _ if !view.is_scaled() => {
-            format!("{name} has fixed addresses, {ready} of them ready; nothing is scaled")
-        }
-        Some(directive) => format!(
-            "{name}: {}\n  decided by {}, which can tell more; {ready} ready as seen from here",
-            directive.why, directive.leader
-        ),
-        _ => format!("{name}: no leader is known here, nothing is decided; {ready} ready, and they serve"),
-    }
-}
-
-/// `15:04`, `15:04:05` (today), an RFC 3339 time, or `10m` ago.
-fn moment(view: &View, text: &str) -> Result<Duration, (StatusCode, String)> {
-    let text = text.replace("%3A", ":");
-    if let Ok(ago) = humantime::parse_duration(&text) {
-        return Ok(view.clock.now().saturating_sub(ago));
-    }
-    if let Ok(timestamp) = text.parse::<Timestamp>() {
-        return Ok(Duration::try_from(timestamp.as_duration()).unwrap_or_default());
-    }
-    let time: jiff::civil::Time = text
-        .parse()
-        .map_err(|_| bad_query("at must be a time like 15:04, an RFC 3339 time, or a duration like 10m"))?;
-    let now = Timestamp::now().to_zoned(TimeZone::system());
-    let today = now.with().time(time).build().map_err(|_| bad_query("there is no such time today"))?;
-    Ok(Duration::try_from(today.timestamp().as_duration()).unwrap_or_default())
-}
-
-fn bad_query(sentence: &str) -> (StatusCode, String) {
-    (StatusCode::BAD_REQUEST, sentence.to_owned())
-}
-
-fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
-    query
-        .split('&')
-        .filter_map(|pair| pair.split_once('='))
-        .find(|(key, _)| *key == name)
-        .map(|(_, value)| value)
+pub(super) fn bad_query(sentence: impl Into<String>) -> (StatusCode, String) {
+    (StatusCode::BAD_REQUEST, sentence.into())
 }
 
 /// A time since the Unix epoch; `None` beyond the year 9999.

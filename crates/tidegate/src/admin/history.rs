@@ -84,7 +84,7 @@ impl Sample {
         let ready = count(&[Phase::Ready]);
         let desired = view
             .decision()
-            .map(|entry| entry.decision.to)
+            .map(|entry| entry.told().to)
             .or_else(|| view.directive().map(|directive| directive.desired));
         Self {
             at: now.as_secs_f64(),

@@ -111,7 +111,7 @@ fn served(view: &View, entry: &Entry, generation: i64, epoch: u64) -> ModelStatu
         replicas: Replicas {
             current: decision.from,
             ready: decision.inputs.fleet.ready,
-            desired: decision.to,
+            desired: entry.told().to,
         },
         observed: Some(Observed {
             rps: load.rate,
@@ -160,7 +160,7 @@ fn last_change(view: &View, epoch: u64) -> Option<LastDecision> {
 }
 
 fn conditions(entry: &Entry) -> Vec<Condition> {
-    let sentence = explain::sentence(&entry.decision);
+    let sentence = explain::sentence(entry.told());
     let say = |fact: Fact| Condition { fact, message: sentence.clone() };
     let mut conditions = vec![
         ready(entry),
