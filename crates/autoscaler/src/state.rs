@@ -2,6 +2,7 @@
 //! their arguments: by what is observed, and by what was decided.
 
 mod digest;
+mod learned;
 mod life;
 
 use std::{collections::VecDeque, time::Duration};
@@ -19,7 +20,10 @@ use crate::{
     snapshot::{FleetView, Snapshot},
 };
 
-pub use self::digest::Digest;
+pub use self::{
+    digest::Digest,
+    learned::{Learned, Needed, RecordedPeak},
+};
 pub(crate) use self::{
     digest::Peak,
     life::{Life, Missing},

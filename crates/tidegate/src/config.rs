@@ -9,9 +9,11 @@
 mod changes;
 mod check;
 pub(crate) mod crd;
+mod defeat;
 pub(crate) mod explain;
 mod guess;
 mod keys;
+mod known;
 mod read;
 mod report;
 mod resource;
@@ -30,6 +32,7 @@ use pipeline::{Batching, Concurrency, QueueLimits};
 
 pub(crate) use autoscaler::schedule::{Bounds, OnRequest, Schedule};
 pub(crate) use changes::{Changes, changes};
+pub(crate) use known::Known;
 pub(crate) use report::Report;
 pub(crate) use resource::resource;
 pub(crate) use source::Source;
@@ -354,6 +357,10 @@ pub(crate) fn parse(source: Source) -> Result<Loaded, Report> {
 }
 
 impl Loaded {
+    pub(crate) fn has_model(&self, name: &str) -> bool {
+        self.config.models.iter().any(|model| &*model.name == name)
+    }
+
     /// Checks that this machine lets the process listen where the file says.
     ///
     /// # Errors

@@ -32,25 +32,25 @@ pub struct Digest {
     at: u64,
     /// The last cold starts, newest last.
     #[serde(default)]
-    starts: Vec<u64>,
+    pub(super) starts: Vec<u64>,
     /// Gaps between requests, by length.
     #[serde(default)]
     gaps: Vec<u32>,
     /// Since the model was last busy.
     busy: Option<u64>,
-    latency: Option<Latency>,
+    pub(super) latency: Option<Latency>,
     /// Of streams, in nanoseconds too; digests from before there were any have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    chat: Option<Chat>,
+    pub(super) chat: Option<Chat>,
     /// The highest targets of the last minutes, with their age, newest last.
     #[serde(default)]
     targets: Vec<(u64, u32)>,
-    peak: Option<Highest>,
+    pub(super) peak: Option<Highest>,
 }
 
 /// [`LatencyModel`] in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Latency {
+pub(super) struct Latency {
     fixed: u64,
     row: u64,
     tail: u32,
@@ -61,7 +61,7 @@ struct Latency {
 
 /// [`ChatModel`] in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Chat {
+pub(super) struct Chat {
     ttft: u64,
     fixed: u64,
     stream: u64,
@@ -71,11 +71,11 @@ struct Chat {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-struct Highest {
+pub(super) struct Highest {
     age: u64,
-    peak: f64,
-    unit: Unit,
-    in_flight: bool,
+    pub(super) peak: f64,
+    pub(super) unit: Unit,
+    pub(super) in_flight: bool,
 }
 
 /// An envelope's peak, and when it was true.

@@ -40,6 +40,16 @@ pub struct Memory {
     pub epoch: u64,
 }
 
+impl Memory {
+    /// What the ConfigMap keeps that is given as JSON. Entries that cannot be read are left out.
+    ///
+    /// # Errors
+    /// It is no ConfigMap.
+    pub fn from_json(map: &str) -> Result<Self, serde_json::Error> {
+        Ok(Ledger::of(&serde_json::from_str(map)?).memory())
+    }
+}
+
 /// What became of the entries of a save.
 #[must_use]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -36,6 +36,7 @@ pub(super) fn answer(admin: &Admin, path: &str, query: &str) -> Response<Full<By
         ["models", model, "decisions"] => find(admin, model).and_then(|view| decisions(&view, query)),
         ["models", model, "why"] => find(admin, model).and_then(|view| why(&view, query)),
         ["config"] => Ok(configuration(admin)),
+        ["learned"] => Ok(learned(admin)),
         _ => Err((StatusCode::NOT_FOUND, "no such resource".to_owned())),
     };
     let (status, body) = match answer {
@@ -212,6 +213,14 @@ pub(crate) fn wall_clock(at: Duration) -> String {
         || format!("{at:?}"),
         |timestamp| timestamp.to_zoned(TimeZone::system()).strftime("%H:%M:%S").to_string(),
     )
+}
+
+/// What the models scaled here were learned to be like: for `config check --state`.
+fn learned(admin: &Admin) -> Value {
+    let views = admin.registry.views();
+    let digest =
+        |view: &Arc<View>| Some((view.config.name.to_string(), json!(view.scaling()?.handle.digest())));
+    json!({ "models": views.iter().filter_map(digest).collect::<serde_json::Map<_, _>>() })
 }
 
 /// What runs, without the values of environment variables: they may be secret.

@@ -1,6 +1,11 @@
 //! `tidegate config`: check a file, print one to start from, explain its keys.
 
-use std::{io, path::PathBuf, process::ExitCode};
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Args, Subcommand};
 
@@ -8,11 +13,13 @@ use super::{
     output::Output,
     terminal::{Style, print},
 };
-use crate::config::{self, Loaded, Report, explain};
+use crate::config::{self, Known, Loaded, Report, explain};
 
 /// EX_CONFIG of sysexits.h.
 pub(super) const BAD_CONFIG: u8 = 78;
 const USAGE: u8 = 2;
+/// Bytes of a file of what was learned: far above two kilobytes for each of thousands of models.
+const STATE_MAX: u64 = 64 << 20;
 
 #[derive(Debug, Args)]
 pub(crate) struct ConfigArgs {
@@ -42,6 +49,13 @@ struct CheckArgs {
     /// Also try to listen on the addresses it names
     #[arg(long)]
     bind: bool,
+    /// Judge it also by what a running autoscaler has learned of its models: a file with the answer of /api/learned
+    /// of its admin port, or with a leader's ConfigMap as JSON
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
+    /// Judge it also by this peak of a model, in requests (or merged rows) per second; may be repeated
+    #[arg(long, value_name = "MODEL=RATE", value_parser = peak)]
+    peak: Vec<(String, f64)>,
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
 }
@@ -60,7 +74,13 @@ struct ExplainArgs {
 /// When standard output cannot be written.
 pub(crate) fn run(args: ConfigArgs) -> io::Result<ExitCode> {
     match args.verb {
-        Verb::Check(args) => check(&args),
+        Verb::Check(args) => match known(&args) {
+            Ok(known) => check(&args, &known),
+            Err(sentence) => {
+                super::terminal::complain(&sentence)?;
+                Ok(ExitCode::from(USAGE))
+            }
+        },
         Verb::Schema => {
             print(&format!("{:#}\n", config::schema::schema()))?;
             Ok(ExitCode::SUCCESS)
@@ -77,13 +97,57 @@ pub(crate) fn run(args: ConfigArgs) -> io::Result<ExitCode> {
     }
 }
 
-fn check(args: &CheckArgs) -> io::Result<ExitCode> {
-    let checked = config::load(&args.file).and_then(|loaded| {
+/// `MODEL=RATE`.
+fn peak(text: &str) -> Result<(String, f64), String> {
+    let form = || "write MODEL=RATE, like digits=250".to_owned();
+    let (model, rate) = text.rsplit_once('=').ok_or_else(form)?;
+    let rate: f64 = rate.parse().map_err(|_| form())?;
+    let sane = !model.is_empty() && rate.is_finite() && (0.0..=1e9).contains(&rate);
+    if sane { Ok((model.to_owned(), rate)) } else { Err(form()) }
+}
+
+/// What is known besides the configuration; or why that cannot be read, in words.
+fn known(args: &CheckArgs) -> Result<Known, String> {
+    let mut known = match &args.state {
+        None => Known::default(),
+        Some(path) => {
+            let refuse = |error: &dyn std::fmt::Display| format!("--state {}: {error}", path.display());
+            let text = read(path).map_err(|error| refuse(&error))?;
+            Known::parse(&text).map_err(|error| refuse(&format!("{error:#}")))?
+        }
+    };
+    for (model, rate) in &args.peak {
+        known.expect(model.clone(), *rate);
+    }
+    Ok(known)
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(STATE_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > STATE_MAX {
+        return Err(io::Error::other("it is larger than 64 MiB"));
+    }
+    Ok(text)
+}
+
+fn check(args: &CheckArgs, known: &Known) -> io::Result<ExitCode> {
+    let checked = config::load(&args.file).and_then(|mut loaded| {
         if args.bind {
             loaded.try_binding()?;
         }
+        loaded.warnings = loaded.doubts(known);
         Ok(loaded)
     });
+    if let Ok(loaded) = &checked
+        && let Some(stranger) = known.expected().find(|name| !loaded.has_model(name))
+    {
+        super::terminal::complain(&format!(
+            "--peak: there is no model {stranger} in {}",
+            args.file.display()
+        ))?;
+        return Ok(ExitCode::from(USAGE));
+    }
     let style = Style::of(&io::stdout());
     let text = match (&checked, args.output) {
         (Ok(loaded), Output::Text) => approved(loaded, style),

@@ -2,6 +2,7 @@
 
 mod agreement;
 mod crd;
+mod defeat;
 mod faults;
 mod kubernetes;
 mod mutations;

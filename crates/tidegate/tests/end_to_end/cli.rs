@@ -63,6 +63,49 @@ async fn a_running_gateway_is_asked_from_the_command_line() {
 }
 
 #[tokio::test]
+async fn decisions_are_listed_and_looked_up_from_the_command_line() {
+    let gateway = Gateway::ready(&Model { scaling: "{min: 1, max: 2}", ..Model::DIGITS }).await;
+    let admin = gateway.admin.to_string();
+    let why = async |arguments: &[&str]| {
+        tidegate(&[&["why", "digits", "--admin", &admin], arguments].concat()).await
+    };
+    let changes = why(&["--since", "-1h", "--changes", "--reason", "min_replicas"]).await;
+    assert!(changes.out.trim_end().ends_with("0→1: never fewer than 1"), "{}", changes.out);
+    assert_eq!(changes.out.lines().count(), 1, "{}", changes.out);
+    let none = why(&["--limit", "stale"]).await;
+    assert!(none.out.starts_with("none; the oldest decision that is kept is from 20"), "{}", none.out);
+    let json: Value = serde_json::from_str(&why(&["--limit", "min", "-o", "json"]).await.out).unwrap();
+    assert_eq!(json["decisions"][0]["decision"]["limits"][0]["kind"], "min", "{json:#}");
+    let stood = why(&["--at", "-0s"]).await;
+    assert!(stood.out.contains("\n  decided   at ") && stood.out.contains("\n  change "), "{}", stood.out);
+    let early = why(&["--at", "-1h"]).await;
+    assert_eq!((early.code, early.out.as_str()), (69, ""));
+    assert!(early.complaint.contains("began to decide, at "), "{}", early.complaint);
+    let unknown = why(&["--term", "backlok"]).await;
+    assert!(unknown.complaint.contains("there are: envelope, backlog"), "{}", unknown.complaint);
+    assert_eq!(why(&["--at", "10:00", "--changes"]).await.code, 2);
+}
+
+#[tokio::test]
+async fn a_configuration_is_judged_by_what_a_running_gateway_has_learned() {
+    let gateway = Gateway::ready(&Model { scaling: "{min: 1, max: 2}", ..Model::DIGITS }).await;
+    let folder = Folder::new();
+    let state = folder.file("learned.json").display().to_string();
+    fs::write(&state, gateway.admin("/api/learned").await.text()).unwrap();
+    let check = async |arguments: &[&str]| {
+        tidegate(&[&["config", "check", "examples/digits.yaml"], arguments].concat()).await
+    };
+    let judged = check(&["--state", &state]).await;
+    assert_eq!(judged.code, 0, "{}{}", judged.out, judged.complaint);
+    let crowded = check(&["--state", &state, "--peak", "digits=1000000"]).await;
+    assert!(crowded.out.contains("at the given peak of 1000000 requests/s"), "{}", crowded.out);
+    assert_eq!(crowded.code, 0, "a warning is no error");
+    assert_eq!(check(&["--peak", "nobody=5"]).await.code, 2);
+    assert_eq!(check(&["--peak", "digits"]).await.code, 2);
+    assert_eq!(check(&["--state", "examples/digits.yaml"]).await.code, 2);
+}
+
+#[tokio::test]
 async fn what_fails_at_the_model_is_a_failure() {
     let gateway = Gateway::start(&[Model::DIGITS.yaml()]).await;
     let clients = gateway.clients.to_string();

@@ -33,6 +33,35 @@ async fn health_state_reasons_and_configuration_can_be_read() {
 }
 
 #[tokio::test]
+async fn a_model_that_is_only_observed_is_compared_with_what_it_would_have() {
+    let gateway = Gateway::ready(&Model { scaling: "{min: 1, max: 2}", ..Model::DIGITS }).await;
+    let scaling = "{min: 0, max: 2, mode: observe, idleAfter: 2s}";
+    gateway.rewrite(&[Model { scaling, ..Model::DIGITS }.yaml()]);
+    let observed = until("the replica on paper is gone", async || {
+        let model = gateway.model("digits").await;
+        (model["observed"]["replicas"] == 0).then_some(model)
+    })
+    .await;
+    assert_eq!(observed["observed"]["actual_replicas"], 1, "{observed:#}");
+    assert_eq!(observed["replicas"]["ready"], 1, "nothing is changed");
+    let (would, has) =
+        (&observed["observed"]["replica_hours"], &observed["observed"]["actual_replica_hours"]);
+    assert!(would.as_f64() <= has.as_f64() && has.as_f64() > Some(0.0), "{observed:#}");
+    let why = gateway.admin("/api/models/digits/why").await.json();
+    let text = why["text"].as_str().unwrap();
+    assert!(text.starts_with("digits has 1 ready replica (would want 0, min 0, max 2)"), "{text}");
+    assert!(text.contains("\n  observe   would have 0 replicas, has 1; in "), "{text}");
+    let metrics = gateway.metrics().await;
+    assert_eq!(metrics.sum("tidegate_observe_replicas", &[]), 0.0);
+    assert!(metrics.names().contains(&"tidegate_observe_replica_seconds_total counter".to_owned()));
+    assert_eq!(gateway.connect().await.post(INFER, ONE).await.status, 200);
+    until("the replica on paper is back", async || {
+        (gateway.model("digits").await["observed"]["replicas"] == 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_page_elsewhere_cannot_read_the_admin_port() {
     let gateway = Gateway::start(&[Model::DIGITS.yaml()]).await;
     let mut client = crate::client::Http::connect(gateway.admin).await;
