@@ -10,7 +10,7 @@ use std::{fmt::Write as _, sync::Arc, time::Duration};
 pub use self::turns::{Turns, turns};
 use self::words::{count, quantity, span};
 use crate::{
-    capacity::{Basis, Unit},
+    capacity::{Basis, Learned, Unit},
     decide::{Decision, Limit, LimitKind, Reason, Zero},
     demand::{Backlog, Envelope, Measure, Occupancy, PerReplica, Term, Waiting, Why, binding},
     log::{Entry, Outcome, Stood},
@@ -196,7 +196,7 @@ fn capacity(decision: &Decision) -> String {
     match &capacity.basis {
         Basis::Learned(learned) if capacity.unit == Unit::Streams => format!(
             "{}, each {} long (learned from {} streams); SLO {}{}",
-            one_replica(learned.rate, decision),
+            bearing(learned, 1, decision),
             span(learned.service),
             quantity(learned.samples as f64),
             slo_in_words(&decision.inputs.slo),
@@ -207,7 +207,7 @@ fn capacity(decision: &Decision) -> String {
         }
         Basis::Learned(learned) => format!(
             "{}, {slots} at a time in {} (learned from {} calls){}",
-            one_replica(learned.rate, decision),
+            bearing(learned, 1, decision),
             span(learned.service),
             quantity(learned.samples as f64),
             if learned.patience.is_zero() { "; a single call takes longer than the SLO" } else { "" },
@@ -287,11 +287,11 @@ fn envelope_in_words(envelope: &Envelope, replicas: u32, decision: &Decision) ->
             format!("peak of {peak} {unit} in flight within {past} ÷ {slots} per replica")
         }
         (Measure::Rate, Basis::Learned(learned)) => {
-            let one = one_replica(learned.rate, decision);
+            let one = bearing(learned, replicas, decision);
             format!("peak of {peak} {unit}/s within {past} needs {replicas} ({one})")
         }
         (Measure::SparseRate, Basis::Learned(learned)) => {
-            let one = one_replica(learned.rate, decision);
+            let one = bearing(learned, replicas, decision);
             format!("few requests, at most {peak} {unit}/s likely, need {replicas} ({one})")
         }
     }
@@ -344,16 +344,22 @@ fn waiting_in_words(waiting: &Waiting, decision: &Decision) -> String {
     }
 }
 
-fn one_replica(rate: f64, decision: &Decision) -> String {
-    if decision.inputs.capacity.unit == Unit::Streams {
-        let slots = quantity(decision.inputs.capacity.slots);
-        return format!(
-            "1 replica ≈ {slots} streams{}, {} requests/s",
-            pace_in_words(decision),
-            quantity(rate)
-        );
+/// What `n` replicas bear: full ones answer at their rate, but those who wait for them miss the SLO.
+fn bearing(learned: &Learned, n: u32, decision: &Decision) -> String {
+    let inputs = &decision.inputs;
+    let (slots, unit, full) = (inputs.capacity.slots, unit(decision), quantity(learned.rate));
+    if inputs.capacity.unit == Unit::Streams {
+        let slots = quantity(slots);
+        return format!("1 replica ≈ {slots} streams{}, {full} requests/s", pace_in_words(decision));
     }
-    format!("1 replica ≈ {} {}/s at {}", quantity(rate), unit(decision), slo_in_words(&decision.inputs.slo))
+    if learned.patience.is_zero() {
+        return format!("1 replica ≈ {full} {unit}/s when full");
+    }
+    let n = n.max(1);
+    let rate = learned.rate_of(slots, n, inputs.load.dispersion, inputs.slo.response().percentile);
+    let (replicas, each) = (count(n, "replica", "replicas"), if n == 1 { "" } else { " each" });
+    let slo = slo_in_words(&inputs.slo);
+    format!("{replicas} ≈ {} {unit}/s at {slo}, {full}{each} when full", quantity(rate))
 }
 
 fn slo_in_words(slo: &Slo) -> String {

@@ -73,12 +73,15 @@ fn summary(view: &View) -> Value {
         .as_ref()
         .map(|entry| entry.told().to)
         .or_else(|| directive.as_ref().map(|directive| directive.desired));
+    // Where the model is only observed nothing moves towards what it would have.
+    let observing = entry.as_ref().and_then(|entry| entry.observed.as_ref());
+    let meant = observing.map(|observed| observed.actual).or(desired);
     let why = entry.as_ref().map(|entry| explain::sentence(entry.told()));
     let traffic = traffic(view, entry.as_deref());
     json!({
         "name": view.config.name,
         "state": if view.is_scaled() {
-            state(ready, count(Phase::Pending) + count(Phase::Starting), desired)
+            state(ready, count(Phase::Pending) + count(Phase::Starting), meant)
         } else {
             fixed_state(ready, &replicas)
         },
