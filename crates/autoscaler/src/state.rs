@@ -53,6 +53,9 @@ pub struct State {
     /// The peak that the last decision was reckoned from.
     #[serde(default)]
     peak: Option<Peak>,
+    /// The highest peak of the last days.
+    #[serde(default)]
+    highest: Option<Peak>,
     /// What the policy's schedules make of these days.
     #[serde(skip)]
     pub(crate) agenda: Agenda,
@@ -134,6 +137,7 @@ impl State {
         // What somebody else has set has done its part once demand calls for it too, or has overcome it.
         self.manual = self.manual.take().filter(|manual| target != manual.to && decision.to == manual.to);
         self.peak = Peak::of(decision);
+        self.highest = Peak::highest(self.highest, self.peak);
     }
 
     /// The state as JSON, to be restored by another process whose times have the same epoch.
@@ -160,6 +164,7 @@ impl State {
             state.idle.busy_at = None;
             state.manual = None;
             state.past = None;
+            state.highest = None;
         }
         state.signals.forget_gateways();
         state.life = state.life.restored(now);

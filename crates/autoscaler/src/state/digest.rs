@@ -21,6 +21,8 @@ const VERSION: u32 = 1;
 /// Targets are kept as the highest of each of so many seconds, so many times.
 const SPAN: Duration = Duration::from_secs(60);
 const SPANS: usize = 5;
+/// For how long a highest peak is remembered: each kind of day comes once in it.
+const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How far clocks of two machines may differ; a digest from later than that is of another epoch.
 const SKEW: Duration = Duration::from_secs(60);
 
@@ -46,6 +48,9 @@ pub struct Digest {
     #[serde(default)]
     targets: Vec<(u64, u32)>,
     pub(super) peak: Option<Highest>,
+    /// The highest of the last days; digests from before there was any have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) highest: Option<Highest>,
 }
 
 /// [`LatencyModel`] in nanoseconds.
@@ -78,6 +83,17 @@ pub(super) struct Highest {
     pub(super) in_flight: bool,
 }
 
+impl Highest {
+    fn of(peak: Peak, age: u64) -> Self {
+        let Peak { peak, unit, in_flight, .. } = peak;
+        Self { age, peak, unit, in_flight }
+    }
+
+    fn since(self, at: Duration) -> Peak {
+        Peak { at, peak: self.peak.max(0.0), unit: self.unit, in_flight: self.in_flight }
+    }
+}
+
 /// An envelope's peak, and when it was true.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Peak {
@@ -106,12 +122,8 @@ impl Digest {
             latency: state.signals.latency().map(Latency::from),
             chat: state.signals.chat().map(Chat::from),
             targets: highest(state, now).map(|(at, target)| (age(at), target)).collect(),
-            peak: state.highest_peak().map(|peak| Highest {
-                age: age(peak.at),
-                peak: peak.peak,
-                unit: peak.unit,
-                in_flight: peak.in_flight,
-            }),
+            peak: state.highest_peak().map(|peak| Highest::of(peak, age(peak.at))),
+            highest: state.highest.map(|peak| Highest::of(peak, age(peak.at))),
         }
     }
 
@@ -153,10 +165,8 @@ impl Digest {
             signals: Signals::restored(self.latency.map(LatencyModel::from), self.chat.map(ChatModel::from)),
             starts: ColdStarts::restored(self.starts.iter().map(|took| Duration::from_millis(*took))),
             idle: Idle::restored(&self.gaps, self.busy.as_ref().and_then(at)),
-            past: self.peak.and_then(|p| {
-                let peak = p.peak.max(0.0);
-                Some(Peak { at: at(&p.age)?, peak, unit: p.unit, in_flight: p.in_flight })
-            }),
+            past: self.peak.and_then(|peak| Some(peak.since(at(&peak.age)?))),
+            highest: self.highest.and_then(|peak| Some(peak.since(at(&peak.age)?))),
             targets: targets.filter_map(|(age, target)| Some((at(age)?, *target))).collect(),
             ..State::default()
         }
@@ -193,6 +203,15 @@ impl Peak {
 
     fn new(envelope: &Envelope, unit: Unit, at: Duration) -> Self {
         Self { at, peak: envelope.peak, unit, in_flight: envelope.measure == Measure::InFlight }
+    }
+
+    /// `before`, or `now` where that is higher, of another kind, or the other was too long ago.
+    pub(super) fn highest(before: Option<Self>, now: Option<Self>) -> Option<Self> {
+        let Some(now) = now else { return before };
+        let kept = |before: &Self| {
+            before.is_like(&now) && before.peak > now.peak && now.at.saturating_sub(before.at) < WEEK
+        };
+        Some(before.filter(kept).unwrap_or(now))
     }
 
     fn is_like(&self, other: &Self) -> bool {

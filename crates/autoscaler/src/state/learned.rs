@@ -26,7 +26,7 @@ pub struct Learned {
     pub peak: Option<RecordedPeak>,
 }
 
-/// The highest load of the last while before the digest was made.
+/// The highest load of the last week before the digest was made.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RecordedPeak {
     pub amount: f64,
@@ -55,7 +55,7 @@ impl Digest {
             cold_start: believed.then(|| (starts.lead(Duration::ZERO), starts.samples().len())),
             latency: self.latency.map(LatencyModel::from),
             chat: self.chat.map(ChatModel::from),
-            peak: self.peak.map(|peak| RecordedPeak {
+            peak: self.highest.or(self.peak).map(|peak| RecordedPeak {
                 amount: peak.peak.max(0.0),
                 unit: peak.unit,
                 in_flight: peak.in_flight,

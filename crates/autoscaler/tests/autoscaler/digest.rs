@@ -49,6 +49,23 @@ fn idleness_that_was_learned_is_obeyed_by_the_next_leader() {
 }
 
 #[test]
+fn the_highest_peak_of_a_week_is_recorded_over_leaders_and_then_forgotten() {
+    let recorded = |world: &World| world.state.digest().learned().peak.map(|peak| peak.amount.round());
+    let mut world = World::in_a_cluster(policy(1, 10), 4);
+    assert_eq!(recorded(&world), None, "nothing has come yet");
+    world.run(100, 50.0);
+    world.run(100, 330.0);
+    world.run(3000, 50.0);
+    assert_eq!(recorded(&world), Some(330.0));
+    let mut next = restored(&world, 20);
+    next.run(2000, 50.0);
+    assert_eq!(recorded(&next), Some(330.0));
+    next.now += secs(7 * 24 * 3600);
+    next.run(2000, 50.0);
+    assert_eq!(recorded(&next), Some(50.0), "that was last week");
+}
+
+#[test]
 fn the_peak_of_the_horizon_counts_until_it_is_too_long_ago() {
     let mut world = World::in_a_cluster(policy(1, 10), 4);
     world.run(1000, 330.0);

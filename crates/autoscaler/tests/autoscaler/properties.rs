@@ -165,7 +165,9 @@ proptest! {
     }
 
     #[test]
-    fn load_that_wobbles_by_a_few_per_cent_does_not_flap(rate in 5.0f64..3000.0, wobble in 0.0f64..0.04, period in 2u64..90) {
+    fn load_that_wobbles_by_a_few_per_cent_does_not_flap(
+        rate in 5.0f64..3000.0, wobble in 0.0f64..0.04, period in 2u64..90,
+    ) {
         let mut world = World::new(policy(0, 100));
         let run = |world: &mut World, seconds: u64| {
             for second in 0..seconds {
@@ -180,7 +182,9 @@ proptest! {
     }
 
     #[test]
-    fn a_longer_queue_never_means_fewer_replicas(rate in 0.0f64..1000.0, queue in 0.0f64..5000.0, more in 0.0f64..20000.0) {
+    fn a_longer_queue_never_means_fewer_replicas(
+        rate in 0.0f64..1000.0, queue in 0.0f64..5000.0, more in 0.0f64..20000.0,
+    ) {
         let mut world = World::with_ready(policy(0, 100), 5);
         world.run(60, rate);
         let target = |queue: f64| {

@@ -54,7 +54,8 @@ fn steady_load_names_its_peak_and_what_a_replica_can_do() {
     let decision = midday(10).tick(150.0);
     assert_eq!(
         sentence(&decision),
-        "2: peak of 150 requests/s within 10 min needs 2 (2 replicas ≈ 186 requests/s at p99 200 ms, 100 each when full)"
+        "2: peak of 150 requests/s within 10 min needs 2 (2 replicas ≈ 186 requests/s at p99 200 ms, 100 each when \
+         full)"
     );
     // By the sizing two replicas bear 185.6 /s and one 86.0 /s: a tenth less is 78.2 /s, which is also less than what
     // fills four fifths of its four slots of 40 ms, 80 /s.
@@ -72,7 +73,8 @@ fn a_burst_is_sized_by_its_peak_for_as_long_as_the_envelope_remembers_it() {
     let decision = world.run(120, 20.0);
     assert_eq!(
         sentence(&decision),
-        "4: peak of 330 requests/s within 10 min needs 4 (4 replicas ≈ 385 requests/s at p99 200 ms, 100 each when full)"
+        "4: peak of 330 requests/s within 10 min needs 4 (4 replicas ≈ 385 requests/s at p99 200 ms, 100 each when \
+         full)"
     );
 }
 
@@ -163,8 +165,8 @@ fn the_memory_of_the_way_down_says_what_it_remembers() {
     let step = until(&mut world, 50.0, |decision| decision.to < decision.from);
     assert_eq!(
         sentence(&step),
-        "5→4: peak of 50 requests/s within 10 min needs 1 (1 replica ≈ 86 requests/s at p99 200 ms, 100 when full); 1 called for, \
-         the last 5 min called for 4"
+        "5→4: peak of 50 requests/s within 10 min needs 1 (1 replica ≈ 86 requests/s at p99 200 ms, 100 when full); 1 \
+         called for, the last 5 min called for 4"
     );
 }
 

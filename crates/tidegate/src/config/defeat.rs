@@ -79,7 +79,7 @@ impl Judged<'_> {
         }
     }
 
-    /// Fewer replicas than the SLO needs at the peak.
+    /// Fewer replicas than the SLO needs at the peak: the highest of the last week, or one that is given.
     fn peak(&self, found: &mut Findings, expected: Option<f64>) {
         let (peak, word) = match (expected, self.learned.peak) {
             (Some(rate), recorded) => {
@@ -105,7 +105,8 @@ impl Judged<'_> {
         }
         let amount = in_words(peak.amount, &peak);
         let message = format!(
-            "{most} is less than the {} that {} needs at the {word} peak of {amount}: {}, so that {most} bear {}{assumed}",
+            "{most} is less than the {} that {} needs at the {word} peak of {amount}: {}, so that {most} bear \
+             {}{assumed}",
             needed.replicas,
             slo(self.model.slo),
             one_replica(&needed.capacity),
