@@ -451,9 +451,13 @@ fn in_words(limit: &Limit, decision: &Decision) -> String {
             format!("the last {} called for {}", span(*window), limit.after)
         }
         LimitKind::DownSpacing { until } => format!("next step down in {}", from_now(*until)),
-        LimitKind::DownStep => "at most a quarter of the replicas goes at a step".to_owned(),
+        LimitKind::DownStep => "at most a quarter of the replicas, or one, goes at a step".to_owned(),
         LimitKind::Consolidation => {
-            format!("{} would not hold the SLO with a tenth more load", limit.before)
+            let free = match decision.inputs.capacity.basis {
+                Basis::Assumed => "",
+                Basis::Learned(_) => " and a fifth of their room free",
+            };
+            format!("{} would not hold the SLO with a tenth more load{free}", limit.before)
         }
         LimitKind::Stale { gateway, age } => unheard_for(gateway, *age),
         LimitKind::NoReports => "no gateway has reported".to_owned(),

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     capacity::{Basis, Unit},
-    decide::{Decision, IN_FLIGHT_SHARE, MARGIN, Reason},
+    decide::{Decision, IN_FLIGHT_SHARE, LimitKind, MARGIN, Reason},
     demand::{Envelope, Measure, Why},
     policy::Objective,
 };
@@ -71,6 +71,9 @@ fn fewer(decision: &Decision, scale: &Scale<'_>) -> Option<(String, Option<f64>)
     if to == 1 {
         return None;
     }
+    if decision.reason == Reason::Held && !is_load(decision) {
+        return Some((format!("no fewer for now: {}", limiting(decision)), None));
+    }
     let below = scale.lets_go(to - 1);
     let within = span(scale.horizon());
     let lasting = match decision.inputs.down_window {
@@ -79,6 +82,11 @@ fn fewer(decision: &Decision, scale: &Scale<'_>) -> Option<(String, Option<f64>)
     };
     let text = format!("one fewer once the peak within {within} was below {}{lasting}", scale.amount(below));
     Some((text, Some(below)))
+}
+
+/// Whether it is the load that keeps what there is, and not the time or something that is not known.
+fn is_load(decision: &Decision) -> bool {
+    decision.limits.last().is_some_and(|limit| limit.kind == LimitKind::Consolidation)
 }
 
 /// In what load is measured, and how much of it a number of replicas bears.

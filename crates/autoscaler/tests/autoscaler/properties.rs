@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use autoscaler::{
-    decide::{Decision, Reason, decide},
+    decide::{Decision, LimitKind, Reason, decide},
     explain::{sentence, turns},
     policy::{IdleAfter, Policy},
     snapshot::{Platform, Snapshot},
@@ -11,7 +11,7 @@ use autoscaler::{
 };
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof, proptest};
 
-use crate::world::{Luck, World, policy, secs};
+use crate::world::{Luck, World, limits, policy, secs};
 
 fn phases() -> impl Strategy<Value = Vec<(u64, f64)>> {
     let rate = prop_oneof![Just(0.0), 0.1..5.0, 5.0..3000.0];
@@ -206,6 +206,7 @@ proptest! {
                 let numbers = [format!("{}", decision.to), format!("{}→{}", decision.from, decision.to)];
                 assert!(numbers.iter().any(|n| sentence.contains(n)), "{sentence}: {decision:?}");
                 assert!(!sentence.contains("a limit"), "the limit has no name in {decision:?}");
+                assert!(limits(&decision).iter().all(|name| LimitKind::NAMES.contains(name)), "{decision:?}");
                 let Some(turns) = turns(&decision) else { continue };
                 assert!(!turns.text.is_empty() || decision.to == 1, "{decision:?}");
                 if let (Some(more), Some(fewer)) = (turns.more_above, turns.fewer_below) {

@@ -153,6 +153,10 @@ fn a_gateway_that_is_not_heard_vetoes_the_way_down_by_name() {
     world.cut_off = Some("gateway-b");
     let decision = world.run(800, 50.0);
     assert_eq!(sentence(&decision), "want 1, keep 5: gateway-b was not heard for 13 min");
+    assert_eq!(
+        line("change", &entry(decision, Outcome::Unchanged)),
+        "one more above a peak of 485 requests/s; no fewer for now: gateway-b was not heard for 13 min"
+    );
 }
 
 #[test]
@@ -167,6 +171,22 @@ fn the_memory_of_the_way_down_says_what_it_remembers() {
         sentence(&step),
         "5→4: peak of 50 requests/s within 10 min needs 1 (1 replica ≈ 86 requests/s at p99 200 ms, 100 when full); 1 \
          called for, the last 5 min called for 4"
+    );
+}
+
+#[test]
+fn a_smaller_fleet_that_would_be_too_tight_says_so_and_from_which_load_on_it_is_not() {
+    let mut world = World::with_ready(policy(1, 10), 3);
+    let decision = world.run(1500, 175.0);
+    assert_eq!(
+        sentence(&decision),
+        "want 2, keep 3: 2 would not hold the SLO with a tenth more load and a fifth of their room free"
+    );
+    // Two bear 185.6 /s, a tenth less is 168.7 /s; four fifths of their eight slots of 40 ms are full at 160 /s.
+    assert_eq!(
+        line("change", &entry(decision, Outcome::Unchanged)),
+        "one more above a peak of 286 requests/s; one fewer once the peak within 10 min was below 160 requests/s for \
+         5 min"
     );
 }
 
