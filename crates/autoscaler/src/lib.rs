@@ -23,6 +23,7 @@ mod metrics;
 pub mod observe;
 pub mod policy;
 pub mod reconcile;
+pub mod record;
 pub mod schedule;
 mod signals;
 pub mod snapshot;

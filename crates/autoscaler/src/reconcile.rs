@@ -31,6 +31,7 @@ use crate::{
     metrics::Metrics,
     observe::Observed,
     policy::{Mode, Policy},
+    record::Recorder,
     snapshot::{FleetView, GatewayView, Snapshot},
     state::{Digest, State},
 };
@@ -179,6 +180,7 @@ pub struct Reconciler<F, S> {
     seen: Target,
     pause: Pause,
     kept: Option<Kept>,
+    recorder: Option<Recorder>,
 }
 
 /// The time in which the fleet is left alone after it refused.
@@ -239,8 +241,15 @@ impl<F: Fleet, S: Source> Reconciler<F, S> {
             seen,
             pause: Pause::default(),
             kept: None,
+            recorder: None,
         };
         (this, handle)
+    }
+
+    /// The same, with each of its decisions and what it was made from on record.
+    #[must_use]
+    pub fn recorded(self, recorder: Recorder) -> Self {
+        Self { recorder: Some(recorder), ..self }
     }
 
     /// Runs until `stop`, or until this process does not lead any more. The replicas are left as they are.
@@ -279,6 +288,7 @@ impl<F: Fleet, S: Source> Reconciler<F, S> {
         let now = self.clock.now();
         let policy = Arc::clone(&self.policy.borrow());
         let snapshot = self.look(now);
+        let before = self.remembered(now);
         let decision = self.decide(&policy, &snapshot, now);
         let observed = self.observe(&policy, &snapshot, now);
         let mut entry = Entry { decision, outcome: Outcome::Unchanged, observed };
@@ -289,13 +299,20 @@ impl<F: Fleet, S: Source> Reconciler<F, S> {
         let deposed = matches!(result, Err(ScaleError::Deposed));
         entry.outcome = result.unwrap_or_else(|error| self.refused(&error, &entry.decision));
         self.metrics.decided(&entry);
-        if deposed {
-            self.note(entry);
-            return ControlFlow::Break(Ended::Deposed);
+        if !deposed {
+            self.foresee(&entry.decision);
         }
-        self.foresee(&entry.decision);
-        self.note(entry);
-        ControlFlow::Continue(())
+        let entry = self.note(entry);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.take(&policy, before, snapshot, &entry);
+        }
+        if deposed { ControlFlow::Break(Ended::Deposed) } else { ControlFlow::Continue(()) }
+    }
+
+    /// The memory as it is, where the record wants it.
+    fn remembered(&self, now: Duration) -> Option<State> {
+        let wanted = self.recorder.as_ref().is_some_and(|recorder| recorder.wants_state(now));
+        wanted.then(|| lock(&self.state).clone())
     }
 
     fn look(&mut self, now: Duration) -> Snapshot {
@@ -470,7 +487,7 @@ impl<F: Fleet, S: Source> Reconciler<F, S> {
         (!awaited).then_some(cap.until)
     }
 
-    fn note(&self, entry: Entry) {
+    fn note(&self, entry: Entry) -> Arc<Entry> {
         let entry = Arc::new(entry);
         let (decision, outcome) = (entry.told(), &entry.outcome);
         let moved = decision.from != decision.to || decision.inputs.platform.changed_by.is_some();
@@ -478,6 +495,7 @@ impl<F: Fleet, S: Source> Reconciler<F, S> {
             let sentence = crate::explain::sentence(decision);
             tracing::info!(model = %self.model, reason = decision.reason.as_str(), ?outcome, "{sentence}");
         }
+        entry
     }
 }
 

@@ -11,6 +11,7 @@ mod observe;
 mod platform;
 mod properties;
 mod reconcile;
+mod record;
 mod rules;
 mod schedule;
 mod situations;

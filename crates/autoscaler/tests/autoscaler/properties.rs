@@ -20,7 +20,7 @@ fn phases() -> impl Strategy<Value = Vec<(u64, f64)>> {
 
 /// What may be the matter on a platform.
 #[derive(Clone, Debug)]
-enum Matter {
+pub(crate) enum Matter {
     Nothing,
     Unheard,
     Rollout,
@@ -30,7 +30,7 @@ enum Matter {
     Edit(u32),
 }
 
-fn matters() -> impl Strategy<Value = Vec<(u64, f64, Matter)>> {
+pub(crate) fn matters() -> impl Strategy<Value = Vec<(u64, f64, Matter)>> {
     let rate = prop_oneof![Just(0.0), 0.1..5.0, 5.0..3000.0];
     let matter = prop_oneof![
         Just(Matter::Nothing),
@@ -45,7 +45,7 @@ fn matters() -> impl Strategy<Value = Vec<(u64, f64, Matter)>> {
 }
 
 /// Runs a phase in which something is the matter.
-fn go_through(world: &mut World, seconds: u64, rate: f64, matter: &Matter) -> Vec<Decision> {
+pub(crate) fn go_through(world: &mut World, seconds: u64, rate: f64, matter: &Matter) -> Vec<Decision> {
     world.fleet.platform = Platform { shared: true, ..Platform::default() };
     (world.cut_off, world.quota) = (None, usize::MAX);
     match matter {

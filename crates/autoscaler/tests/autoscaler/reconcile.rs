@@ -13,6 +13,7 @@ use autoscaler::{
     log::{NotKept, Outcome},
     policy::{IdleAfter, Mode, Policy},
     reconcile::{Clock, Ended, Handle, Outlook, Reconciler, Source},
+    record::Recorder,
     schedule::{self, OnRequest, Schedule},
     snapshot::{Counters, GatewayView, Gauges, Report},
     state::State,
@@ -28,7 +29,7 @@ use crate::world::{LEARNED, policy, secs};
 
 /// A fleet whose replicas are ready two seconds after they were asked for.
 #[derive(Clone)]
-struct Ranch {
+pub(crate) struct Ranch {
     replicas: watch::Sender<Arc<[Replica]>>,
     writes: Arc<Mutex<Vec<u32>>>,
     broken: Arc<AtomicBool>,
@@ -104,14 +105,14 @@ impl Fleet for Ranch {
 
 /// One gateway with a queue that a test fills and empties.
 #[derive(Clone, Default)]
-struct Counter {
+pub(crate) struct Counter {
     arrivals: Arc<AtomicU64>,
-    queued: Arc<AtomicU64>,
+    pub(crate) queued: Arc<AtomicU64>,
     bell: Arc<Notify>,
 }
 
 impl Counter {
-    fn arrive(&self, n: u64) {
+    pub(crate) fn arrive(&self, n: u64) {
         self.arrivals.fetch_add(n, Ordering::Relaxed);
         self.queued.fetch_add(n, Ordering::Relaxed);
         (0..n).for_each(|_| self.bell.notify_one());
@@ -133,9 +134,9 @@ impl Source for Counter {
     }
 }
 
-struct Loop {
+pub(crate) struct Loop {
     ranch: Ranch,
-    gateway: Counter,
+    pub(crate) gateway: Counter,
     handle: Handle,
     stop: CancellationToken,
     task: JoinHandle<Ended>,
@@ -143,17 +144,29 @@ struct Loop {
 }
 
 fn start(policy: Policy) -> Loop {
+    start_with(policy, |reconciler| reconciler)
+}
+
+/// As [`start`], recorded by `recorder`.
+pub(crate) fn start_on_record(policy: Policy, recorder: Recorder) -> Loop {
+    start_with(policy, |reconciler| reconciler.recorded(recorder))
+}
+
+fn start_with(
+    policy: Policy,
+    with: impl FnOnce(Reconciler<Ranch, Counter>) -> Reconciler<Ranch, Counter>,
+) -> Loop {
     let (ranch, gateway, stop) = (Ranch::new(), Counter::default(), CancellationToken::new());
     let (sender, receiver) = watch::channel(Arc::new(policy));
     let clock = Clock { start: Instant::now(), offset: secs(1_000_000) };
     let (reconciler, handle) =
         Reconciler::new("m".into(), ranch.clone(), gateway.clone(), receiver, clock, State::default());
-    let task = tokio::spawn(reconciler.run(stop.clone()));
+    let task = tokio::spawn(with(reconciler).run(stop.clone()));
     Loop { ranch, gateway, handle, stop, task, _policy: sender }
 }
 
 impl Loop {
-    async fn end(self) {
+    pub(crate) async fn end(self) {
         self.stop.cancel();
         self.task.await.expect("the loop does not panic");
         self.ranch.tracker.close();
