@@ -88,7 +88,8 @@ pub(crate) async fn run(url: &Uri, args: &RunArgs, stop: CancellationToken) -> a
         stalled: args.chat.stalled,
     };
     // A burst is sent as fast as can be, and a closed loop has no schedule: neither can lag.
-    let scheduled = matches!(load, Load::Open(Schedule::Profile(_) | Schedule::Listed(_)));
+    let scheduled =
+        matches!(load, Load::Open(Schedule::Profile(_) | Schedule::Listed(_) | Schedule::Counted(_)));
     let lag_max = scheduled.then_some(args.limits.max_lag);
     let plan = Arc::new(Plan {
         load,
@@ -178,14 +179,16 @@ fn describe(args: &LoadArgs, load: &Load) -> String {
             format!("{} arrivals at {}/s {:?}", calls.len(), args.rate, args.spacing)
         }
         Load::Open(Schedule::Listed(calls)) => format!("trace of {} calls in {length}", calls.len()),
-        Load::Open(Schedule::Profile(_)) => match (&args.bursts, &args.steps, &args.ramp, &args.trace) {
-            (Some(bursts), ..) => format!("{}/s {bursts:?}, {length}", args.rate),
-            (_, Some(steps), ..) => format!("{steps:?}, {length}"),
-            (_, _, Some(ramp), _) => format!("{ramp:?}, {length}"),
-            (.., Some(trace)) => format!("bins of {}, {length}", trace.display()),
-            _ if args.day => format!("a day with a peak of {}/s in {length}", args.rate),
-            _ => format!("{}/s {:?}, {length}", args.rate, args.spacing),
-        },
+        Load::Open(Schedule::Profile(_) | Schedule::Counted(_)) => {
+            match (&args.bursts, &args.steps, &args.ramp, &args.trace) {
+                (Some(bursts), ..) => format!("{}/s {bursts:?}, {length}", args.rate),
+                (_, Some(steps), ..) => format!("{steps:?}, {length}"),
+                (_, _, Some(ramp), _) => format!("{ramp:?}, {length}"),
+                (.., Some(trace)) => format!("bins of {}, {length}", trace.display()),
+                _ if args.day => format!("a day with a peak of {}/s in {length}", args.rate),
+                _ => format!("{}/s {:?}, {length}", args.rate, args.spacing),
+            }
+        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! When requests arrive: decided beforehand and from a seed, never by how fast answers come back.
 //!
-//! A schedule is a rate [`profile`] with a [`spacing`], the times of a [`trace`], or everything at once. The load
+//! A schedule is a rate [`profile`] with a [`spacing`], the times of a [`trace`], what was [`counted`], or everything at once. The load
 //! generator sends by it, the simulator of the control path plays it.
 
+pub mod counted;
 mod error;
 pub mod office;
 pub mod profile;
@@ -13,6 +14,7 @@ pub use error::{Error, LineError, TraceError};
 
 use std::{sync::Arc, time::Duration};
 
+use counted::Count;
 use profile::Profile;
 use rand::{SeedableRng as _, rngs::StdRng};
 
@@ -50,6 +52,8 @@ pub enum Schedule {
     Profile(Arc<Profile>),
     /// By time, ascending.
     Listed(Arc<[Listed]>),
+    /// So many in each span of time.
+    Counted(Arc<[Count]>),
     /// So many requests, all at the start.
     Burst(usize),
 }
@@ -61,6 +65,7 @@ impl Schedule {
         let seconds = match self {
             Self::Profile(profile) => profile.length(),
             Self::Listed(listed) => listed.last().map_or(0.0, |last| last.at),
+            Self::Counted(counts) => counts.iter().map(|count| count.length).sum(),
             Self::Burst(_) => 0.0,
         };
         Duration::from_secs_f64(seconds)
@@ -70,7 +75,7 @@ impl Schedule {
     #[must_use]
     pub fn first(&self, arrivals: usize, seed: u64) -> Self {
         match self {
-            Self::Profile(_) => {
+            Self::Profile(_) | Self::Counted(_) => {
                 let drawn = self.arrivals(seed).take(arrivals);
                 Self::Listed(drawn.map(|arrival| Listed::untold(arrival.at.as_secs_f64())).collect())
             }
@@ -85,6 +90,9 @@ impl Schedule {
         match self {
             Self::Profile(profile) => Arrivals::Drawn(Box::new(Walk::new(Arc::clone(profile), seed))),
             Self::Listed(listed) => Arrivals::Listed { listed: Arc::clone(listed), next: 0 },
+            Self::Counted(counts) => {
+                Arrivals::Counted(Box::new(counted::Steps::new(Arc::clone(counts), seed)))
+            }
             Self::Burst(requests) => Arrivals::Burst { left: *requests },
         }
     }
@@ -95,6 +103,7 @@ impl Schedule {
 pub enum Arrivals {
     Drawn(Box<Walk>),
     Listed { listed: Arc<[Listed]>, next: usize },
+    Counted(Box<counted::Steps>),
     Burst { left: usize },
 }
 
@@ -111,6 +120,9 @@ impl Iterator for Arrivals {
                 *next += 1;
                 let tokens = (*output > 0).then_some(*output);
                 Some(Arrival { at: Duration::from_secs_f64(*at), tokens })
+            }
+            Self::Counted(steps) => {
+                steps.next().map(|at| Arrival { at: Duration::from_secs_f64(at), tokens: None })
             }
             Self::Burst { left } => {
                 *left = left.checked_sub(1)?;

@@ -11,12 +11,13 @@ use serde::Deserialize;
 
 use crate::{
     Error, LineError, Listed, Schedule, TraceError,
+    counted::{Count, recount},
     profile::{Profile, Segment},
     spacing::Spacing,
 };
 
 /// Arrivals one trace may hold: 16 bytes each.
-const ARRIVALS_MAX: usize = 50_000_000;
+pub(crate) const ARRIVALS_MAX: usize = 50_000_000;
 /// Names of the column with the time, and of those with the tokens of the prompt and of the answer.
 const TIMES: &[&str] = &["timestamp", "time", "t", "seconds"];
 const PROMPTS: &[&str] = &["contexttokens", "context_tokens", "prompt_tokens", "input_tokens"];
@@ -57,6 +58,7 @@ enum Kind {
     /// By time, ascending from 0.
     Listed(Arc<[Listed]>),
     Binned(Arc<[(Bin, f64)]>),
+    Counted(Arc<[Count]>),
 }
 
 /// Reads a trace of any form and makes a schedule of it.
@@ -86,12 +88,27 @@ impl Trace {
         Ok(Self { kind })
     }
 
+    /// Spans of time with the number of requests in each, one after the other.
+    ///
+    /// # Errors
+    /// There are none, or one has a length that is no length.
+    pub fn counted(counts: Vec<Count>) -> Result<Self, TraceError> {
+        if counts.is_empty() {
+            return Err(TraceError::Empty);
+        }
+        if !counts.iter().all(|count| count.length.is_finite() && count.length >= 0.0) {
+            return Err(TraceError::NotFinite);
+        }
+        Ok(Self { kind: Kind::Counted(counts.into()) })
+    }
+
     /// Seconds from its first request, or bin, to its last one's end.
     #[must_use]
     pub fn length(&self) -> f64 {
         match &self.kind {
             Kind::Listed(listed) => listed.last().map_or(0.0, |last| last.at),
             Kind::Binned(bins) => bins.iter().map(|(_, width)| width).sum(),
+            Kind::Counted(counts) => counts.iter().map(|count| count.length).sum(),
         }
     }
 
@@ -114,6 +131,7 @@ impl Trace {
         match &self.kind {
             Kind::Listed(listed) => relist(listed, replay).map(Schedule::Listed).map_err(Into::into),
             Kind::Binned(bins) => rebin(bins, replay).map(|profile| Schedule::Profile(Arc::new(profile))),
+            Kind::Counted(counts) => recount(counts, replay).map(Schedule::Counted).map_err(Into::into),
         }
     }
 }

@@ -29,15 +29,21 @@ const STATE_EVERY: Duration = Duration::from_secs(300);
 /// Where recorders send to: a cheap handle.
 #[derive(Clone, Debug)]
 pub struct Sink {
-    taken: mpsc::Sender<Taken>,
+    sent: mpsc::Sender<Sent>,
     shared: Arc<Shared>,
 }
 
 /// What recorders have sent.
 #[derive(Debug)]
 pub struct Tape {
-    taken: mpsc::Receiver<Taken>,
+    sent: mpsc::Receiver<Sent>,
     shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+enum Sent {
+    Tick(Box<Taken>),
+    End,
 }
 
 #[derive(Debug, Default)]
@@ -81,7 +87,15 @@ pub struct Recorder {
 pub fn channel(room: usize) -> (Sink, Tape) {
     let (sender, receiver) = mpsc::channel(room);
     let shared = Arc::<Shared>::default();
-    (Sink { taken: sender, shared: Arc::clone(&shared) }, Tape { taken: receiver, shared })
+    (Sink { sent: sender, shared: Arc::clone(&shared) }, Tape { sent: receiver, shared })
+}
+
+impl Sink {
+    /// Ends the tape after what was sent so far, whoever still has a sink.
+    pub async fn end(&self) {
+        // A tape that is gone has ended.
+        let _ = self.sent.send(Sent::End).await;
+    }
 }
 
 impl Tape {
@@ -91,12 +105,15 @@ impl Tape {
     }
 }
 
-/// Each tick as it comes, until every recorder and sink is gone. Blocks: for a thread of its own.
+/// Each tick as it comes, until a sink ends it or all are gone. Blocks: for a thread of its own.
 impl Iterator for Tape {
     type Item = Taken;
 
     fn next(&mut self) -> Option<Taken> {
-        self.taken.blocking_recv()
+        match self.sent.blocking_recv()? {
+            Sent::Tick(taken) => Some(*taken),
+            Sent::End => None,
+        }
     }
 }
 
@@ -116,7 +133,7 @@ impl Recorder {
         let fresh = self
             .stated
             .is_some_and(|(at, renewal)| renewal == renewals && at <= now && now - at < STATE_EVERY);
-        !fresh && !self.sink.taken.is_closed()
+        !fresh && !self.sink.sent.is_closed()
     }
 
     /// Sends a tick, or counts it as missed. `before` is the memory, if it was wanted.
@@ -129,7 +146,8 @@ impl Recorder {
     ) {
         let at = entry.decision.at;
         let renewals = self.sink.shared.renewals.load(Ordering::Relaxed);
-        let changed = before.is_some() || self.policy.as_ref().is_none_or(|known| known != policy);
+        let changed = before.is_some()
+            || !self.policy.as_ref().is_some_and(|known| Arc::ptr_eq(known, policy) || known == policy);
         let stated = before.is_some();
         let taken = Taken {
             run: self.run.clone(),
@@ -141,7 +159,7 @@ impl Recorder {
             snapshot,
             entry: Arc::clone(entry),
         };
-        match self.sink.taken.try_send(taken) {
+        match self.sink.sent.try_send(Sent::Tick(Box::new(taken))) {
             Ok(()) => {
                 self.missed = 0;
                 self.policy = Some(Arc::clone(policy));
@@ -169,12 +187,6 @@ impl Taken {
     #[must_use]
     pub fn missed(&self) -> u64 {
         self.missed
-    }
-
-    /// The same where `more` ticks before it could not be written.
-    #[must_use]
-    pub fn after(self, more: u64) -> Self {
-        Self { missed: self.missed.saturating_add(more), ..self }
     }
 
     /// The lines that tell it, each with its end.

@@ -8,6 +8,7 @@ mod error;
 pub mod judge;
 pub mod load;
 pub mod policy;
+pub mod replay;
 pub mod report;
 pub mod service;
 pub mod start;

@@ -70,10 +70,27 @@ impl Study {
     /// # Errors
     /// A load that cannot be, or no seeds or too many.
     pub fn run(&self, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<Comparison, Error> {
-        if self.seeds.is_empty() || self.seeds.len() > SEEDS_MOST {
-            return Err(Error::Seeds(SEEDS_MOST));
-        }
-        let jobs = self.jobs();
+        self.checked()?;
+        Ok(Comparison::new(self.ours(), self.scores(&self.jobs(), progress)?, &self.against))
+    }
+
+    /// Runs the simulations of Tidegate as it is configured, and of nobody else.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn alone(&self, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<Summary, Error> {
+        self.checked()?;
+        let jobs: Vec<Job> = self.seeds.iter().map(|seed| Job::One(self.ours(), *seed)).collect();
+        let comparison = Comparison::new(self.ours(), self.scores(&jobs, progress)?, &[]);
+        comparison.summaries.into_iter().next().ok_or(Error::Seeds(SEEDS_MOST))
+    }
+
+    fn checked(&self) -> Result<(), Error> {
+        let some = (1..=SEEDS_MOST).contains(&self.seeds.len());
+        if some { Ok(()) } else { Err(Error::Seeds(SEEDS_MOST)) }
+    }
+
+    fn scores(&self, jobs: &[Job], progress: &(dyn Fn(usize, usize) + Sync)) -> Result<Scores, Error> {
         let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let scores = Mutex::new(Scores::new());
         let work = || {
@@ -95,8 +112,7 @@ impl Study {
                 Err(panic) => std::panic::resume_unwind(panic),
             })
         })?;
-        let scores = scores.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Ok(Comparison::new(self.ours(), scores, &self.against))
+        Ok(scores.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What happened over time with the first seed.

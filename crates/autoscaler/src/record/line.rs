@@ -32,6 +32,8 @@ pub struct Header {
     pub program: String,
     /// Another process has another one.
     pub session: u64,
+    /// Which of the session's files this begins, from 0.
+    pub part: u64,
     /// When it was written.
     pub at: Duration,
 }

@@ -69,7 +69,7 @@ impl Loop {
 /// The lines of everything that was sent, each as its name and itself.
 fn lines(tape: &mut Tape) -> Vec<Line> {
     let mut lines = Vec::new();
-    while let Ok(taken) = tape.taken.try_recv() {
+    while let Ok(Sent::Tick(taken)) = tape.sent.try_recv() {
         lines.extend(taken.lines().lines().map(|line| Line::parse(line).unwrap()));
     }
     lines
@@ -147,6 +147,17 @@ fn ticks_that_find_no_room_leave_a_gap_with_their_number() {
     let Some(Line::State(stated)) = after.get(2) else { panic!("{after:?}") };
     assert_eq!(after.len(), 4);
     assert_ne!(stated.state, State::default(), "as it was before the tick");
+}
+
+#[tokio::test]
+async fn a_tape_ends_after_what_was_sent_before_although_loops_go_on() {
+    let (sink, tape) = channel(8);
+    let mut it = Loop::new(&sink);
+    it.tick(&policy(4), secs(10));
+    sink.end().await;
+    it.tick(&policy(4), secs(11));
+    let ticks = tokio::task::spawn_blocking(|| tape.count()).await.unwrap();
+    assert_eq!(ticks, 1);
 }
 
 #[test]

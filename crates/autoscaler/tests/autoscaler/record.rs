@@ -147,7 +147,8 @@ async fn a_loop_that_wakes_scales_and_falls_asleep_is_on_record_to_the_last_bit(
 
 #[test]
 fn a_header_says_who_wrote_the_record() {
-    let header = Header { version: VERSION, program: "tidegate 0.1.0".into(), session: 9, at: secs(1) };
+    let header =
+        Header { version: VERSION, program: "tidegate 0.1.0".into(), session: 9, part: 0, at: secs(1) };
     let Line::Header(read) = reread(&Line::Header(header.clone())) else { panic!("a header") };
     assert_eq!(read, header);
 }
