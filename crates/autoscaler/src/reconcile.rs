@@ -246,10 +246,10 @@ impl<F: Fleet, S: Source> Reconciler<F, S> {
         (this, handle)
     }
 
-    /// The same, with each of its decisions and what it was made from on record, if there is one.
+    /// The same, with each of its decisions and what it was made from on record.
     #[must_use]
-    pub fn recorded(self, recorder: Option<Recorder>) -> Self {
-        Self { recorder, ..self }
+    pub fn recorded(self, recorder: Recorder) -> Self {
+        Self { recorder: Some(recorder), ..self }
     }
 
     /// Runs until `stop`, or until this process does not lead any more. The replicas are left as they are.

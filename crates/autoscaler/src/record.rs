@@ -9,7 +9,7 @@ mod line;
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -26,18 +26,18 @@ use crate::{log::Entry, policy::Policy, snapshot::Snapshot, state::State};
 /// How often a tick comes with the memory although nothing else calls for it.
 const STATE_EVERY: Duration = Duration::from_secs(300);
 
-/// Where recorders send to: a cheap handle.
-#[derive(Clone, Debug)]
+/// Where recorders send to: a cheap handle. At first nobody listens, and nothing is sent.
+#[derive(Clone, Debug, Default)]
 pub struct Sink {
-    sent: mpsc::Sender<Sent>,
     shared: Arc<Shared>,
 }
 
-/// What recorders have sent.
+/// What recorders have sent since it is there.
 #[derive(Debug)]
 pub struct Tape {
     sent: mpsc::Receiver<Sent>,
-    shared: Arc<Shared>,
+    /// Nothing else of what sinks share: else a tape would wait for itself.
+    renewals: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -48,8 +48,10 @@ enum Sent {
 
 #[derive(Debug, Default)]
 struct Shared {
+    /// To the tape there is.
+    tape: Mutex<Option<mpsc::Sender<Sent>>>,
     /// Counts the times that the writer needs every model's memory again.
-    renewals: AtomicU64,
+    renewals: Arc<AtomicU64>,
     runs: AtomicU64,
 }
 
@@ -82,30 +84,47 @@ pub struct Recorder {
     missed: u64,
 }
 
-/// A channel with room for so many ticks.
-#[must_use]
-pub fn channel(room: usize) -> (Sink, Tape) {
-    let (sender, receiver) = mpsc::channel(room);
-    let shared = Arc::<Shared>::default();
-    (Sink { sent: sender, shared: Arc::clone(&shared) }, Tape { sent: receiver, shared })
+impl Sink {
+    /// From now on what is recorded goes to this tape, which has room for so many ticks, and to no earlier one.
+    #[must_use]
+    pub fn tape(&self, room: usize) -> Tape {
+        let (sender, receiver) = mpsc::channel(room);
+        *self.shared.lock() = Some(sender);
+        let tape = Tape { sent: receiver, renewals: Arc::clone(&self.shared.renewals) };
+        tape.renew();
+        tape
+    }
+
+    /// Ends the tape there is after what was sent so far.
+    pub async fn end(&self) {
+        let tape = self.shared.lock().take();
+        if let Some(tape) = tape {
+            // One that is gone has ended.
+            let _ = tape.send(Sent::End).await;
+        }
+    }
 }
 
-impl Sink {
-    /// Ends the tape after what was sent so far, whoever still has a sink.
-    pub async fn end(&self) {
-        // A tape that is gone has ended.
-        let _ = self.sent.send(Sent::End).await;
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Option<mpsc::Sender<Sent>>> {
+        // It is replaced whole.
+        self.tape.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The tape, if somebody listens.
+    fn tape(&self) -> Option<mpsc::Sender<Sent>> {
+        self.lock().as_ref().filter(|tape| !tape.is_closed()).cloned()
     }
 }
 
 impl Tape {
     /// Has every model's memory come with its next tick.
     pub fn renew(&self) {
-        self.shared.renewals.fetch_add(1, Ordering::Relaxed);
+        self.renewals.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// Each tick as it comes, until a sink ends it or all are gone. Blocks: for a thread of its own.
+/// Each tick as it comes, until a sink ends it, gets another tape, or is gone. Blocks: for a thread of its own.
 impl Iterator for Tape {
     type Item = Taken;
 
@@ -133,7 +152,7 @@ impl Recorder {
         let fresh = self
             .stated
             .is_some_and(|(at, renewal)| renewal == renewals && at <= now && now - at < STATE_EVERY);
-        !fresh && !self.sink.sent.is_closed()
+        !fresh && self.sink.shared.tape().is_some()
     }
 
     /// Sends a tick, or counts it as missed. `before` is the memory, if it was wanted.
@@ -144,6 +163,7 @@ impl Recorder {
         snapshot: Snapshot,
         entry: &Arc<Entry>,
     ) {
+        let Some(tape) = self.sink.shared.tape() else { return };
         let at = entry.decision.at;
         let renewals = self.sink.shared.renewals.load(Ordering::Relaxed);
         let changed = before.is_some()
@@ -159,7 +179,7 @@ impl Recorder {
             snapshot,
             entry: Arc::clone(entry),
         };
-        match self.sink.sent.try_send(Sent::Tick(Box::new(taken))) {
+        match tape.try_send(Sent::Tick(Box::new(taken))) {
             Ok(()) => {
                 self.missed = 0;
                 self.policy = Some(Arc::clone(policy));

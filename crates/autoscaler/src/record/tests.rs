@@ -88,7 +88,8 @@ fn names(tape: &mut Tape) -> Vec<&'static str> {
 
 #[test]
 fn each_line_reads_back_as_what_was_written() {
-    let (sink, mut tape) = channel(8);
+    let sink = Sink::default();
+    let mut tape = sink.tape(8);
     let mut it = Loop::new(&sink);
     it.tick(&policy(4), secs(10));
     let first: [Line; 3] = lines(&mut tape).try_into().unwrap();
@@ -105,6 +106,7 @@ fn each_line_reads_back_as_what_was_written() {
             version: VERSION,
             program: "tidegate 9".into(),
             session: u64::MAX,
+            part: 3,
             at: secs(3),
         }),
         Line::Gap(Gap { run, ticks: 3 }),
@@ -120,7 +122,8 @@ fn each_line_reads_back_as_what_was_written() {
 
 #[test]
 fn policy_and_memory_come_first_then_when_they_are_due() {
-    let (sink, mut tape) = channel(8);
+    let sink = Sink::default();
+    let mut tape = sink.tape(8);
     let mut it = Loop::new(&sink);
     it.tick(&policy(4), secs(10));
     assert_eq!(names(&mut tape), ["policy", "state", "tick"]);
@@ -137,7 +140,8 @@ fn policy_and_memory_come_first_then_when_they_are_due() {
 
 #[test]
 fn ticks_that_find_no_room_leave_a_gap_with_their_number() {
-    let (sink, mut tape) = channel(2);
+    let sink = Sink::default();
+    let mut tape = sink.tape(2);
     let mut it = Loop::new(&sink);
     (10..15).for_each(|second| it.tick(&policy(4), secs(second)));
     assert_eq!(names(&mut tape), ["policy", "state", "tick", "tick"]);
@@ -151,7 +155,8 @@ fn ticks_that_find_no_room_leave_a_gap_with_their_number() {
 
 #[tokio::test]
 async fn a_tape_ends_after_what_was_sent_before_although_loops_go_on() {
-    let (sink, tape) = channel(8);
+    let sink = Sink::default();
+    let tape = sink.tape(8);
     let mut it = Loop::new(&sink);
     it.tick(&policy(4), secs(10));
     sink.end().await;
@@ -161,17 +166,37 @@ async fn a_tape_ends_after_what_was_sent_before_although_loops_go_on() {
 }
 
 #[test]
-fn nobody_is_troubled_by_a_writer_that_is_gone() {
-    let (sink, tape) = channel(2);
+fn a_tape_ends_when_everybody_who_could_send_is_gone() {
+    let sink = Sink::default();
+    let tape = sink.tape(8);
     let mut it = Loop::new(&sink);
-    drop(tape);
     it.tick(&policy(4), secs(10));
-    assert!(!it.recorder.wants_state(secs(11)));
+    drop((sink, it));
+    assert_eq!(tape.count(), 1);
+}
+
+#[test]
+fn nobody_is_troubled_by_a_writer_that_is_gone_and_another_one_begins_with_the_memory() {
+    let sink = Sink::default();
+    let mut it = Loop::new(&sink);
+    it.tick(&policy(4), secs(10));
+    assert!(!it.recorder.wants_state(secs(11)), "nobody writes");
+    let mut first = sink.tape(8);
+    it.tick(&policy(4), secs(11));
+    it.tick(&policy(4), secs(12));
+    assert_eq!(names(&mut first), ["policy", "state", "tick", "tick"]);
+    drop(first);
+    it.tick(&policy(4), secs(13));
+    assert!(!it.recorder.wants_state(secs(13)));
+    let mut second = sink.tape(8);
+    it.tick(&policy(4), secs(14));
+    assert_eq!(names(&mut second), ["policy", "state", "tick"]);
 }
 
 #[test]
 fn loops_over_one_model_are_told_apart() {
-    let (sink, mut tape) = channel(4);
+    let sink = Sink::default();
+    let mut tape = sink.tape(4);
     let (mut before, mut after) = (Loop::new(&sink), Loop::new(&sink));
     before.tick(&policy(4), secs(10));
     after.tick(&policy(4), secs(10));

@@ -149,7 +149,7 @@ fn start(policy: Policy) -> Loop {
 
 /// As [`start`], recorded by `recorder`.
 pub(crate) fn start_on_record(policy: Policy, recorder: Recorder) -> Loop {
-    start_with(policy, |reconciler| reconciler.recorded(Some(recorder)))
+    start_with(policy, |reconciler| reconciler.recorded(recorder))
 }
 
 fn start_with(

@@ -8,7 +8,7 @@ use std::{
 use autoscaler::{
     decide::{Decision, decide},
     policy::Policy,
-    record::{Header, Line, Recorder, Run, StateLine, Taken, Tape, Tick, VERSION, channel},
+    record::{Header, Line, Recorder, Run, Sink, StateLine, Taken, Tape, Tick, VERSION},
     snapshot::LatencyModel,
     state::State,
 };
@@ -126,7 +126,8 @@ proptest! {
 
 #[tokio::test(start_paused = true)]
 async fn a_loop_that_wakes_scales_and_falls_asleep_is_on_record_to_the_last_bit() {
-    let (sink, tape) = channel(10_000);
+    let sink = Sink::default();
+    let tape = sink.tape(10_000);
     let recorder = Recorder::new(sink, "m".into(), Arc::new(Value::Null), None);
     let it = start_on_record(policy(0, 4), recorder);
     sleep(secs(3)).await;

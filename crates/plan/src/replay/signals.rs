@@ -123,12 +123,12 @@ impl Signals {
     pub fn measured(&self) -> Option<Measured> {
         let model = self.latency.filter(|model| model.samples >= SAMPLES_NEEDED)?;
         let rows = if self.requests == 0 { 1.0 } else { (self.rows as f64 / self.requests as f64).max(1.0) };
-        let per_request = model.per_row.mul_f64(rows);
+        let (fixed, per_row) = (micros(model.fixed), micros(model.per_row.mul_f64(rows)));
         let service = if model.max_batch_rows > 1 {
             let most = (f64::from(model.max_batch_rows) / rows).floor().max(1.0) as u32;
-            Service::Batch { fixed: model.fixed, per_row: per_request, rows: most }
+            Service::Batch { fixed, per_row, rows: most }
         } else {
-            Service::Single { time: model.fixed + per_request }
+            Service::Single { time: fixed + per_row }
         };
         let variation = (f64::from(model.tail_permille) / 1e3 - 1.0).max(0.0) / P95;
         Some(Measured { service, variation: variation.min(3.0), slots: model.concurrency.max(1) })
@@ -211,17 +211,25 @@ impl Signals {
         self.before = Some((tick.at, fleet.clone()));
     }
 
-    /// After a crash `ready_since` tells of the restart, which is not a start from the wish.
+    /// After a crash `ready_since` tells of the restart, which is not a start from the wish; and what was ready when it
+    /// was first seen may not tell of its start either.
     fn starts(&mut self, fleet: &FleetView) {
         self.started.retain(|id| fleet.replicas.iter().any(|replica| replica.id == *id));
         let fresh = fleet.replicas.iter().filter(|replica| replica.restarts == 0);
         for replica in fresh {
             let Some(ready) = replica.ready_since else { continue };
-            if self.starts.len() < STARTS_MOST && self.started.insert(Arc::clone(&replica.id)) {
-                self.starts.push(ready.saturating_sub(replica.created));
+            let took = micros(ready.saturating_sub(replica.created));
+            let is_new = self.started.insert(Arc::clone(&replica.id));
+            if is_new && !took.is_zero() && self.starts.len() < STARTS_MOST {
+                self.starts.push(took);
             }
         }
     }
+}
+
+/// What was learned is not known to the nanosecond.
+fn micros(span: Duration) -> Duration {
+    Duration::from_micros(u64::try_from(span.as_micros()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

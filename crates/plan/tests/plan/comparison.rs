@@ -53,6 +53,17 @@ fn nobody_is_cheaper_than_who_knows_the_future() {
 }
 
 #[test]
+fn tidegate_alone_comes_to_what_it_comes_to_among_others() {
+    let mut study = study(slow(), steps("5x2m,25x1m"), 2);
+    study.against = vec![Family::Keda];
+    let among = study.run(&|_, _| {}).expect("a load and seeds");
+    let alone = study.alone(&|_, total| assert_eq!(total, 2)).expect("a load and seeds");
+    assert_eq!(alone.point(), among.our_summary().expect("is there").point());
+    study.seeds.clear();
+    assert!(study.alone(&|_, _| {}).is_err());
+}
+
+#[test]
 fn every_family_is_there_with_its_tunings_and_a_cost_at_equal_slo() {
     let comparison = compared(steps("5x2m,25x2m,5x3m"), 2);
     let ours = comparison.our_summary().unwrap();

@@ -1,6 +1,7 @@
 //! The simulator as its users call it.
 
 mod comparison;
+mod replay;
 mod simulation;
 mod traces;
 mod world;
