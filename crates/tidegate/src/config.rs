@@ -24,9 +24,17 @@ mod section;
 mod source;
 #[cfg(test)]
 mod tests;
+mod words;
 mod yaml;
 
-use std::{borrow::Cow, collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use pipeline::{Batching, Concurrency, QueueLimits};
 
@@ -36,6 +44,7 @@ pub(crate) use known::Known;
 pub(crate) use report::Report;
 pub(crate) use resource::resource;
 pub(crate) use source::Source;
+pub(crate) use words::words;
 
 use crate::serve::Role;
 
@@ -48,6 +57,8 @@ pub(crate) struct Config {
     pub(crate) admin: SocketAddr,
     pub(crate) limits: Limits,
     pub(crate) shutdown: Shutdown,
+    /// `None`: nothing is recorded.
+    pub(crate) record: Option<Record>,
     pub(crate) cluster: Cluster,
     /// At least one, unless the cluster's resources are served too; names are distinct.
     pub(crate) models: Vec<Model>,
@@ -84,6 +95,14 @@ pub(crate) struct Timeouts {
 pub(crate) struct Shutdown {
     pub(crate) accept_for: Duration,
     pub(crate) drain: Duration,
+}
+
+/// Where what the autoscaler sees and decides is written down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) file: PathBuf,
+    /// Of this file and the one before it together.
+    pub(crate) max_bytes: u64,
 }
 
 /// How the processes of an installation in Kubernetes find each other.

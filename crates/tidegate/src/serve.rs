@@ -4,6 +4,7 @@ mod cluster;
 mod data;
 mod model;
 pub(crate) mod policy;
+pub(crate) mod record;
 mod registry;
 mod reload;
 mod role;
@@ -20,7 +21,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use pipeline::admit::Memory;
 use tokio_util::sync::CancellationToken;
 
-use self::cluster::Cluster;
+use self::{cluster::Cluster, record::Recording};
 pub(crate) use self::{
     registry::Registry,
     role::{Identity, Role},
@@ -71,10 +72,12 @@ pub(crate) async fn run(
     let Process { role, identity, file, metrics, traces } = process;
     let listeners = if role.serves() { bind_all(&config.listen)? } else { Vec::new() };
     let listen = listeners.iter().map(Listener::address).collect::<Result<Vec<_>, _>>()?;
-    let cluster = Cluster::join(&config, role, identity).await?;
+    let recording = Recording::default();
+    let cluster = Cluster::join(&config, role, identity, recording.sink()).await?;
     let traces = traces.filter(|_| role.serves()).map(traces::Settings::into_pipe);
     let tracer = traces.as_ref().map(|pipe| pipe.tracer.clone());
-    let registry = Arc::new(Registry::start(config.clone(), role, cluster.clone(), tracer.clone())?);
+    let registry = Registry::start(config.clone(), role, cluster.clone(), recording, tracer.clone()).await?;
+    let registry = Arc::new(registry);
     let memory = Memory::new(config.limits.memory);
     let gateway = Gateway::new(gateway_config(&config), registry.models(), memory, tracer);
     let admin =

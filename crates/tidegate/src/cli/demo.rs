@@ -43,6 +43,9 @@ pub(crate) struct DemoArgs {
     /// Seconds without a call after which the model goes back to zero
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
     idle: u32,
+    /// Record decisions in this file, for `tidegate plan --record`
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
 }
 
 /// The folder the bundled model is unpacked into, for as long as the demo runs.
@@ -100,12 +103,15 @@ pub(crate) fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
 /// The model answers in 8 ms + 1 ms a row, so that there is something to batch and to scale on a laptop; the engine
 /// takes its time as one on an accelerator does.
 fn configuration(args: &DemoArgs, model: &Path) -> String {
-    let DemoArgs { listen, admin, max, idle } = args;
-    let model = serde_json::Value::from(model.display().to_string());
+    let DemoArgs { listen, admin, max, idle, record } = args;
+    let text = |path: &Path| serde_json::Value::from(path.display().to_string());
+    let model = text(model);
+    let record =
+        record.as_ref().map_or_else(String::new, |file| format!("record: {{file: {}}}\n", text(file)));
     format!(
         r#"listen: "{listen}"
 admin: "{admin}"
-shutdown: {{acceptFor: 0s, drain: 5s}}
+{record}shutdown: {{acceptFor: 0s, drain: 5s}}
 models:
   - name: digits
     fleet:

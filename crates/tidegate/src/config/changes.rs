@@ -36,12 +36,13 @@ pub(crate) fn changes(old: &Config, new: &Config) -> Changes {
 
 fn process_keys(old: &Config, new: &Config) -> Vec<&'static str> {
     // Destructured, so that a new field cannot be forgotten here.
-    let Config { listen, admin, limits, shutdown, cluster, models: _ } = new;
+    let Config { listen, admin, limits, shutdown, record, cluster, models: _ } = new;
     differing([
         ("listen", old.listen != *listen),
         ("admin", old.admin != *admin),
         ("limits", old.limits != *limits),
         ("shutdown", old.shutdown != *shutdown),
+        ("record", old.record != *record),
         ("cluster", old.cluster != *cluster),
     ])
 }

@@ -275,6 +275,12 @@ pub(crate) static ROOT: &[Key] = &[
     section("limits", LIMITS, "Bounds of the whole process; what exceeds them is refused, never queued."),
     section("shutdown", SHUTDOWN, "How the process leaves on SIGTERM without losing a call."),
     section(
+        "record",
+        RECORD,
+        "A record of what the autoscaler sees and decides, one line each second and model, from which tidegate plan \
+         --record comes to the same decisions, or to those of other settings.",
+    ),
+    section(
         "cluster",
         CLUSTER,
         "How the processes of an installation in Kubernetes find each other, and where Model resources are. It \
@@ -318,6 +324,24 @@ static TIMEOUTS: &[Key] = &[
     duration("header", "From the first byte of a request to the end of its header.").default("10s"),
     duration("bodyIdle", "Between two pieces of a request body.").default("10s"),
     duration("idle", "Without a request on an open connection.").default("60s"),
+];
+
+static RECORD: &[Key] = &[
+    text(
+        "file",
+        "a path",
+        "",
+        "File that the record is written to, each process its own; its folder has to be there. If absent: nothing is \
+         recorded. Followed while the process runs. There are no requests in it, no commands and no environment; what \
+         a replica said before it fell is, as in the log.",
+    )
+    .example("/var/lib/tidegate/decisions.jsonl"),
+    bytes(
+        "maxBytes",
+        "Most that is kept: half in the file, half in the one before it, whose name has .1 at its end; the oldest goes \
+         first. At least 4MiB. A second of one model takes 2 to 4 KiB.",
+    )
+    .default("256MiB"),
 ];
 
 static SHUTDOWN: &[Key] = &[

@@ -12,11 +12,14 @@ pub(super) use schedule::{TimeOfDay, Window};
 use std::{net::SocketAddr, time::Duration};
 
 use super::{
-    Config, HeaderLimits, Limits, Shutdown, Timeouts, check,
-    scalar::Bytes,
+    Config, HeaderLimits, Limits, Record, Shutdown, Timeouts, check,
+    scalar::{Bytes, formed},
     section::{Findings, Section, Setting},
     yaml::Node,
 };
+
+/// Bytes of a record that hold any memory and policy, which must be in one of its two files.
+const RECORD_LEAST: usize = 4 << 20;
 
 /// A configuration, and the places of what can only be judged where it runs.
 pub(super) struct Read {
@@ -43,13 +46,15 @@ pub(super) fn file(found: &mut Findings, tree: &Node) -> Option<Read> {
     let memory_section = found.section(&root, "limits");
     let (limits, memory) = limits(found, &memory_section);
     let shutdown = shutdown(found, &root);
+    let record = record(found, &root);
     let resources = cluster.as_ref().map(|cluster| &cluster.resources);
     let models = model::all(found, &root, memory.as_ref(), resources);
     let sockets = sockets().cloned().collect();
     let (models, sites) = models?.into_iter().map(|placed| (placed.model, placed.site)).unzip();
     let listen = listen.into_iter().map(|setting| setting.value).collect();
     let admin = admin?.value;
-    let config = Config { listen, admin, limits: limits?, shutdown: shutdown?, cluster: cluster?, models };
+    let (limits, shutdown, record, cluster) = (limits?, shutdown?, record?, cluster?);
+    let config = Config { listen, admin, limits, shutdown, record, cluster, models };
     Some(Read { config, sockets, sites })
 }
 
@@ -112,6 +117,24 @@ fn shutdown(found: &mut Findings, root: &Section<'_>) -> Option<Shutdown> {
     let accept_for = found.get::<Duration>(&section, "acceptFor");
     let drain = found.get::<Duration>(&section, "drain");
     Some(Shutdown { accept_for: accept_for?.value, drain: drain?.value })
+}
+
+/// `Some(None)` where nothing is to be recorded.
+fn record(found: &mut Findings, root: &Section<'_>) -> Option<Option<Record>> {
+    let section = found.section(root, "record");
+    let file = found.get_with(&section, "file", |scalar, kind| formed(scalar, kind, |path| !path.is_empty()));
+    let max_bytes = found.get::<Bytes>(&section, "maxBytes")?;
+    if max_bytes.value.0 < RECORD_LEAST {
+        let message = format!("{} is too little for what has to be together in one file", max_bytes.text);
+        found.error(&max_bytes.path, max_bytes.span, message, "write at least 4MiB");
+        return None;
+    }
+    if section.has("file") && file.is_none() {
+        return None;
+    }
+    let record =
+        |file: Setting<String>| Record { file: file.value.into(), max_bytes: max_bytes.value.0 as u64 };
+    Some(file.map(record))
 }
 
 /// A duration that must not be zero: nothing can be done in no time.

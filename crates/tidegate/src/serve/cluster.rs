@@ -18,7 +18,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use autoscaler::state::State;
+use autoscaler::{record::Sink, state::State};
 use fleet::{
     kubernetes::{
         self, ConnectOptions,
@@ -101,6 +101,8 @@ struct Leading {
     patience: Duration,
     /// Where gateways are listened to while this process leads.
     signals: SocketAddr,
+    /// Where decisions are recorded.
+    record: Sink,
 }
 
 impl Cluster {
@@ -112,6 +114,7 @@ impl Cluster {
         config: &Config,
         role: Role,
         identity: Identity,
+        record: Sink,
     ) -> anyhow::Result<Option<Arc<Self>>> {
         let in_cluster = config.models.iter().any(|model| matches!(model.fleet, Fleet::Kubernetes(_)));
         if !in_cluster && config.cluster.resources == Resources::Off {
@@ -130,6 +133,7 @@ impl Cluster {
             true => Some(Leading::stand(&api, &namespace, Arc::clone(&name), pod_ip, settings).await?),
             false => None,
         };
+        let leading = leading.map(|leading| Leading { record, ..leading });
         let leader = match &leading {
             Some(leading) => leading.leader(),
             None => lease::follow(&api, &namespace, &settings.lease),
@@ -248,6 +252,7 @@ impl Leading {
             address,
             patience: timing.duration() - timing.renew_deadline(),
             signals: bound,
+            record: Sink::default(),
             election,
             fence,
         })

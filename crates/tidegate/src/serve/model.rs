@@ -7,6 +7,7 @@ use arc_swap::ArcSwapOption;
 use autoscaler::{
     fleet::Fleet as _,
     reconcile::{Clock, Reconciler},
+    record::Sink,
     state::State,
 };
 use fleet::{
@@ -25,6 +26,7 @@ use super::{
     cluster::{Cluster, Sight},
     data::{Data, Withdrawn, protocol},
     policy::policy,
+    record::recorder,
     source::LocalSource,
     tasks::Tasks,
     view::{Deciding, View},
@@ -43,6 +45,8 @@ pub(super) struct Site {
     pub(super) cluster: Option<Arc<Cluster>>,
     /// Takes the spans of traced calls.
     pub(super) tracer: Option<Tracer>,
+    /// Where decisions are recorded.
+    pub(super) record: Sink,
 }
 
 /// A served model and the means to end it.
@@ -117,6 +121,7 @@ impl Served {
             let source = LocalSource::new(data.signals());
             let name = Arc::clone(&config.name);
             let (reconciler, handle) = Reconciler::new(name, fleet.clone(), source, policy, clock, state);
+            let reconciler = reconciler.recorded(recorder(&site.record, &config, None));
             stop_scaling = tasks.spawn_with(|stop| reconciler.run(stop));
             outlook = Some(handle.outlook.clone());
             deciding.store(Some(Arc::new(Deciding { handle, replicas: endpoints.clone() })));

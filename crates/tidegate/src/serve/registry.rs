@@ -22,6 +22,7 @@ use super::{
     Role,
     cluster::Cluster,
     model::{After, Served, Site},
+    record::Recording,
     view::View,
 };
 use crate::config::{self, Config};
@@ -50,6 +51,7 @@ impl Declared {
 pub(crate) struct Registry {
     models: Models,
     site: Site,
+    recording: Recording,
     served: Mutex<BTreeMap<Arc<str>, Served>>,
     views: Arc<ArcSwap<Vec<Arc<View>>>>,
     declared: Mutex<Declared>,
@@ -62,15 +64,18 @@ impl Registry {
     ///
     /// # Errors
     /// A fleet cannot be started.
-    pub(crate) fn start(
+    pub(super) async fn start(
         config: Config,
         role: Role,
         cluster: Option<Arc<Cluster>>,
+        recording: Recording,
         tracer: Option<Tracer>,
     ) -> anyhow::Result<Self> {
         // Decisions carry the time since the Unix epoch, so that people can read them.
         let offset = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let site = Site { clock: Clock { start: Instant::now(), offset }, role, cluster, tracer };
+        let clock = Clock { start: Instant::now(), offset };
+        let site = Site { clock, role, cluster, tracer, record: recording.sink() };
+        recording.follow(config.record.as_ref().filter(|_| role.decides())).await;
         let start =
             |model: &config::Model| Ok((Arc::clone(&model.name), Served::start(model.clone(), &site)?));
         let served = config.models.iter().map(start).collect::<anyhow::Result<BTreeMap<_, _>>>()?;
@@ -79,6 +84,7 @@ impl Registry {
         let registry = Self {
             models: Models::default(),
             site,
+            recording,
             served: Mutex::const_new(BTreeMap::new()),
             views,
             declared: Mutex::const_new(Declared { file: config, resources: Vec::new() }),
@@ -123,7 +129,8 @@ impl Registry {
     }
 
     /// Goes over to the file's new content: models that stay keep their replicas wherever their command allows it,
-    /// and no request is lost. Settings of the process itself are only taken over by a restart; the log says so.
+    /// and no request is lost. Settings of the process itself, the record aside, are only taken over by a restart; the
+    /// log says so.
     ///
     /// # Errors
     /// A fleet cannot be started; then everything stays as it was.
@@ -135,7 +142,11 @@ impl Registry {
             return Ok(());
         }
         let resources = declared.resources.clone();
+        let record = (declared.file.record != new.record).then(|| new.record.clone());
         self.go_over(&mut declared, Declared { file: new, resources }).await?;
+        if let Some(record) = record {
+            self.recording.follow(record.as_ref().filter(|_| self.site.role.decides())).await;
+        }
         tracing::info!("configuration read again: {changes}");
         Ok(())
     }
@@ -197,6 +208,7 @@ impl Registry {
         self.models.replace([]);
         self.views.store(Arc::default());
         join_all(served.into_values().map(|served| served.retire(After::Stop))).await;
+        self.recording.follow(None).await;
     }
 
     fn publish(&self, served: &BTreeMap<Arc<str>, Served>) {

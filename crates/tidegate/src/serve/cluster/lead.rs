@@ -7,7 +7,10 @@ use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{Leading, term::Term};
-use crate::serve::view::{Deciding, View};
+use crate::serve::{
+    record::recorder,
+    view::{Deciding, View},
+};
 
 /// Pause before another loop where the fleet found that this process did not lead for a moment.
 const DEPOSED_PAUSE: Duration = Duration::from_secs(1);
@@ -58,7 +61,8 @@ async fn serve_term(
         let name = Arc::clone(&view.config.name);
         let (reconciler, handle) = Reconciler::new(name, fleet, source, policy, view.clock, state);
         view.deciding.store(Some(Arc::new(Deciding { handle: handle.clone(), replicas })));
-        reconciler.run(ended.clone()).await;
+        let recorder = recorder(&leading.record, &view.config, Some(epoch));
+        reconciler.recorded(recorder).run(ended.clone()).await;
         if ended.run_until_cancelled(sleep(DEPOSED_PAUSE)).await.is_none() {
             return;
         }
