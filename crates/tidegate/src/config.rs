@@ -21,6 +21,7 @@ pub(crate) mod sample;
 mod scalar;
 pub(crate) mod schema;
 mod section;
+mod set;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -43,6 +44,7 @@ pub(crate) use changes::{Changes, changes};
 pub(crate) use known::Known;
 pub(crate) use report::Report;
 pub(crate) use resource::resource;
+pub(crate) use set::{Assignment, assignments, recorded};
 pub(crate) use source::Source;
 pub(crate) use words::words;
 

@@ -1,8 +1,10 @@
 //! `tidegate plan`: what a model's scaling would come to under a trace, before it is trusted; without a trace, what
-//! its schedules do in the next week.
+//! its schedules do in the next week; with a record, whether its decisions come out again, and what others would have.
 
 mod load;
 mod model;
+mod moment;
+mod record;
 mod table;
 mod week;
 
@@ -54,23 +56,26 @@ pub(crate) struct PlanArgs {
     output: Output,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Replicas")]
 pub(super) struct ReplicaArgs {
     /// What a call takes: 250ms; 8ms+1ms/row for merged ones (8ms+1ms/row*64: 64 rows at most);
-    /// 300ms+20ms/token+0.5ms/stream for chat
+    /// 300ms+20ms/token+0.5ms/stream for chat [of a record: as measured]
     #[arg(long)]
     service: Option<Service>,
-    /// Coefficient of variation of what a call takes
-    #[arg(long, default_value_t = 0.3)]
-    variation: f64,
-    /// Calls one replica has at a time, where they are not merged [default: the model's concurrency, or 8]
+    /// Coefficient of variation of what a call takes [default: 0.3; of a record: as measured]
+    #[arg(long)]
+    variation: Option<f64>,
+    /// Calls one replica has at a time, where they are not merged [default: the model's concurrency, or 8; of a
+    /// record: as measured]
     #[arg(long)]
     slots: Option<u32>,
-    /// From the wish for a replica until it is ready: 103s, 60s..180s, or measured ones like 41s,97s,103s
+    /// From the wish for a replica until it is ready: 103s, 60s..180s, or measured ones like 41s,97s,103s [of a
+    /// record: as measured]
     #[arg(long)]
     cold_start: Option<ColdStart>,
-    /// Replicas that are ready at the beginning [default: what the first five minutes need]
+    /// Replicas that are ready at the beginning [default: what the first five minutes need; of a record: as many as
+    /// were]
     #[arg(long)]
     initial: Option<u32>,
 }
@@ -131,6 +136,9 @@ impl Against {
 }
 
 pub(crate) fn run(args: PlanArgs) -> anyhow::Result<ExitCode> {
+    if let Some(path) = &args.load.record {
+        return record::run(path, &args);
+    }
     let loaded = match config::load(&args.config) {
         Ok(loaded) => loaded,
         Err(report) => {
@@ -182,22 +190,36 @@ fn chosen<'a>(models: &'a [Model], name: Option<&str>) -> anyhow::Result<&'a Mod
 }
 
 fn study(model: &Model, args: &PlanArgs) -> anyhow::Result<Study> {
-    let load = args.load.load()?;
-    let begins = args.load.begins()?;
-    let (settings, rules) = model::settings(model, &args.replicas, begins)?;
-    let seeds = (0..u64::from(args.study.seeds)).map(|n| args.study.seed.wrapping_add(n)).collect();
-    let against = args.study.against.iter().flat_map(|against| against.families()).copied().collect();
-    let threads = match args.study.threads {
-        Some(threads) => threads,
-        None => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+    let (load, begins, replicas) = match args.load.recorded(&model.name)? {
+        Some(signals) => {
+            let (load, begins) = args.load.of_record(&signals)?;
+            (load, begins, record::measured(&signals, &args.replicas))
+        }
+        None => (args.load.load()?, args.load.begins()?, args.replicas.clone()),
     };
-    Ok(Study { settings, load, rules, seeds, against, threads })
+    let (settings, rules) = model::settings(model, &replicas, begins)?;
+    let against = args.study.against.iter().flat_map(|against| against.families()).copied().collect();
+    Ok(Study { settings, load, rules, seeds: seeds(args), against, threads: threads(args) })
+}
+
+fn seeds(args: &PlanArgs) -> Vec<u64> {
+    (0..u64::from(args.study.seeds)).map(|n| args.study.seed.wrapping_add(n)).collect()
+}
+
+fn threads(args: &PlanArgs) -> usize {
+    let available = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    args.study.threads.unwrap_or_else(available)
 }
 
 fn compare(study: &Study, quiet: bool) -> anyhow::Result<Comparison> {
+    Ok(study.run(&progress(quiet))?)
+}
+
+/// Tells on standard error how far simulations are.
+fn progress(quiet: bool) -> impl Fn(usize, usize) + Sync {
     let live = !quiet && io::stderr().is_terminal();
     let before = Mutex::new(None);
-    let progress = |done: usize, total: usize| {
+    move |done: usize, total: usize| {
         let percent = done * 100 / total.max(1);
         let mut before = before.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // A log is told each tenth.
@@ -214,8 +236,7 @@ fn compare(study: &Study, quiet: bool) -> anyhow::Result<Comparison> {
             // Who has closed standard error does not want to know.
             let _ = print_error(&format!("simulated {done} of {total}, {percent} %{end}"));
         }
-    };
-    Ok(study.run(&progress)?)
+    }
 }
 
 /// Tidegate and the tuning of each other family that compares, over time.

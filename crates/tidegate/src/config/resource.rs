@@ -85,7 +85,7 @@ fn in_units(bytes: usize) -> String {
 }
 
 /// The spec as the tree that a file would be.
-fn tree(spec: &Json, keys: &[Key]) -> Node {
+pub(super) fn tree(spec: &Json, keys: &[Key]) -> Node {
     let Json::Object(members) = spec else { return node(spec, None) };
     let entries = members.iter().map(|(name, value)| Entry {
         key: name.clone(),

@@ -7,6 +7,7 @@ mod faults;
 mod kubernetes;
 mod mutations;
 mod resource;
+mod set;
 mod whole;
 
 use super::{Config, Report, Source, parse};

@@ -13,6 +13,7 @@ use autoscaler::record::{Header, Recorder, Sink, Tape, VERSION};
 use metrics::counter;
 use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
 
+pub(crate) use self::files::before;
 use self::files::{Files, Written};
 use crate::config::{self, words};
 

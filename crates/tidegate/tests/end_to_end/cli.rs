@@ -11,14 +11,14 @@ use crate::{
     rig::{Folder, Gateway, Model, configuration},
 };
 
-struct Said {
-    code: i32,
-    out: String,
-    complaint: String,
+pub(crate) struct Said {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) complaint: String,
 }
 
 /// Runs a verb to its end.
-async fn tidegate(arguments: &[&str]) -> Said {
+pub(crate) async fn tidegate(arguments: &[&str]) -> Said {
     let output = Command::new(env!("CARGO_BIN_EXE_tidegate"))
         .args(arguments)
         .current_dir(repository())

@@ -13,6 +13,7 @@ mod kubernetes;
 mod merging;
 mod observed;
 mod process;
+mod record;
 mod reload;
 mod rig;
 mod shutdown;

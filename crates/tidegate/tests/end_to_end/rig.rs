@@ -3,7 +3,7 @@
 use std::{
     fs,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Stdio,
     sync::{
         Arc, Mutex,
@@ -19,6 +19,8 @@ use crate::{
     client::{Http, Reply},
     process::{Running, until},
 };
+
+const RECORD: &str = "decisions.jsonl";
 
 /// The models of a configuration, in YAML.
 pub(crate) struct Model<'a> {
@@ -102,13 +104,23 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// Starts it with these models, as YAML each.
     pub(crate) async fn start(models: &[String]) -> Self {
-        Self::start_in(&[], models).await
+        Self::start_in(Folder::new(), &[], &configuration(models)).await
     }
 
-    /// As [`start`](Self::start), with these variables in its environment.
-    pub(crate) async fn start_in(environment: &[(&str, &str)], models: &[String]) -> Self {
+    /// The same, with these variables in its environment.
+    pub(crate) async fn start_with(environment: &[(&str, &str)], models: &[String]) -> Self {
+        Self::start_in(Folder::new(), environment, &configuration(models)).await
+    }
+
+    /// The same, with its decisions on record.
+    pub(crate) async fn start_on_record(models: &[String]) -> Self {
         let folder = Folder::new();
-        fs::write(folder.file("tidegate.yaml"), configuration(models)).unwrap();
+        let text = on_record(models, &folder.file(RECORD));
+        Self::start_in(folder, &[], &text).await
+    }
+
+    pub(crate) async fn start_in(folder: Folder, environment: &[(&str, &str)], configuration: &str) -> Self {
+        fs::write(folder.file("tidegate.yaml"), configuration).unwrap();
         let file = folder.file("tidegate.yaml").display().to_string();
         let arguments = ["serve", "--config", &file];
         let mut process = Running::start_in(&arguments, environment, Stdio::null(), Stdio::piped());
@@ -138,6 +150,11 @@ impl Gateway {
     pub(crate) fn rewrite_as(&self, text: &str) {
         fs::write(self.folder.file("next"), text).unwrap();
         fs::rename(self.folder.file("next"), self.folder.file("tidegate.yaml")).unwrap();
+    }
+
+    /// Where its decisions are on record.
+    pub(crate) fn record(&self) -> PathBuf {
+        self.folder.file(RECORD)
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -198,6 +215,11 @@ pub(crate) fn configuration(models: &[String]) -> String {
         "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\nshutdown: {{acceptFor: 0s, drain: 5s}}\nmodels:\n{}",
         models.concat()
     )
+}
+
+/// As [`configuration`], with decisions on record in `file`.
+pub(crate) fn on_record(models: &[String], file: &Path) -> String {
+    format!("record: {{file: \"{}\"}}\n{}", file.display(), configuration(models))
 }
 
 pub(crate) async fn keep(stream: impl tokio::io::AsyncBufRead + Unpin, lines: Lines) {

@@ -5,6 +5,7 @@ use std::{
     collections::HashMap,
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
     process::Stdio,
     sync::{Arc, Mutex},
     time::Duration,
@@ -98,6 +99,14 @@ impl Town {
         town
     }
 
+    /// Has the decisions of processes that start from now on be recorded in this file.
+    pub(crate) fn put_on_record(&self) -> PathBuf {
+        let (config, record) = (self.folder.file("tidegate.yaml"), self.folder.file("decisions.jsonl"));
+        let text = fs::read_to_string(&config).unwrap();
+        fs::write(config, format!("record: {{file: \"{}\"}}\n{text}", record.display())).unwrap();
+        record
+    }
+
     fn create(&self, resource: &str, name: &str, mut object: Value) {
         object["metadata"] = json!({"namespace": NAMESPACE, "name": name});
         self.cluster.create(resource, object).unwrap();
@@ -173,5 +182,9 @@ impl Node {
 
     pub(crate) fn signal(&self, signal: Signal) {
         self.process.signal(signal);
+    }
+
+    pub(crate) async fn ended(&mut self) -> Option<i32> {
+        self.process.ended().await
     }
 }

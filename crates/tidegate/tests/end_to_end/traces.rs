@@ -36,7 +36,7 @@ async fn traced(collector: &Collector, models: &[String]) -> Gateway {
         ("OTEL_BSP_SCHEDULE_DELAY", "20"),
         ("OTEL_SERVICE_NAME", "front-door"),
     ];
-    Gateway::start_in(&environment, models).await
+    Gateway::start_with(&environment, models).await
 }
 
 #[tokio::test]
@@ -226,7 +226,7 @@ async fn the_last_spans_are_exported_before_the_process_ends_over_either_protoco
             ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "x-key=one"),
             ("OTEL_BSP_SCHEDULE_DELAY", "3600000"),
         ];
-        let mut gateway = Gateway::start_in(&environment, &[ALONE.yaml()]).await;
+        let mut gateway = Gateway::start_with(&environment, &[ALONE.yaml()]).await;
         gateway.until_ready("digits", 1).await;
         assert_eq!(gateway.connect().await.post(INFER, v2_json(&HELD_OUT[0].pixels)).await.status, 200);
         assert_eq!(collector.calls(), 0, "they wait for company");
@@ -247,7 +247,7 @@ async fn a_collector_that_is_away_costs_calls_nothing_and_the_end_little() {
     };
     drop(gone);
     let environment = [("OTEL_EXPORTER_OTLP_ENDPOINT", &*address), ("OTEL_BSP_SCHEDULE_DELAY", "1")];
-    let mut gateway = Gateway::start_in(&environment, &[ALONE.yaml()]).await;
+    let mut gateway = Gateway::start_with(&environment, &[ALONE.yaml()]).await;
     gateway.until_ready("digits", 1).await;
     let mut clients = JoinSet::new();
     for digit in HELD_OUT.iter().take(50) {
@@ -272,7 +272,7 @@ async fn nothing_is_exported_unless_it_is_asked_for() {
     ] {
         let server = Server::start(&[]).await;
         let keys = "protocol: v2-http\nbatching: off";
-        let mut gateway = Gateway::start_in(environment, &[fixed(&[server.address], keys)]).await;
+        let mut gateway = Gateway::start_with(environment, &[fixed(&[server.address], keys)]).await;
         gateway.until_ready("digits", 1).await;
         let headers = [("content-type", "application/json"), ("traceparent", CALLER)];
         let mut client = Http::connect(gateway.clients).await;

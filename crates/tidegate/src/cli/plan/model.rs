@@ -20,6 +20,8 @@ use crate::{config::Model, serve::policy::policy};
 const HOLD: Duration = Duration::from_millis(2);
 /// Part of the SLO that a call is taken to need where nothing is said.
 const SHARE: f64 = 0.2;
+/// Coefficient of variation of what a call takes, where nothing is said.
+const VARIATION: f64 = 0.3;
 
 pub(super) fn settings(
     model: &Model,
@@ -39,10 +41,11 @@ pub(super) fn settings(
     let service = args.service.unwrap_or(Service::Single { time: slo.target.mul_f64(SHARE) });
     let slots = args.slots.unwrap_or(rules.assumed.concurrency);
     ensure!(slots > 0, "--slots: a replica without a slot serves nobody");
-    ensure!((0.0..=10.0).contains(&args.variation), "--variation: use 0 to 10");
+    let variation = args.variation.unwrap_or(VARIATION);
+    ensure!((0.0..=10.0).contains(&variation), "--variation: use 0 to 10");
     let settings = Settings {
         service,
-        variation: args.variation,
+        variation,
         slots,
         slo,
         deadline: model.deadline.default,
@@ -68,7 +71,9 @@ pub(super) fn about(model: &Model, study: &Study, load: &str) -> About {
         ColdStart::Constant(start) => duration(*start),
         ColdStart::Between(least, most) => format!("{} to {}", duration(*least), duration(*most)),
         ColdStart::Measured(starts) => {
-            format!("{} measured, mean {}", starts.len(), duration(cold_start.mean()))
+            let mean =
+                Duration::from_millis(u64::try_from(cold_start.mean().as_millis()).unwrap_or(u64::MAX));
+            format!("{} measured, mean {}", starts.len(), duration(mean))
         }
     };
     let service = match study.settings.service {

@@ -69,17 +69,17 @@ fn words(equal: &Equal) -> String {
     }
 }
 
-fn percent(mean: &Mean) -> String {
+pub(super) fn percent(mean: &Mean) -> String {
     let width = mean.half_width.map(|width| format!(" ±{:.2}", width * 100.0)).unwrap_or_default();
     format!("{:.2} %{width}", mean.mean * 100.0)
 }
 
-fn number(mean: &Mean) -> String {
+pub(super) fn number(mean: &Mean) -> String {
     let width = mean.half_width.map(|width| format!(" ±{width:.2}")).unwrap_or_default();
     format!("{:.2}{width}", mean.mean)
 }
 
-fn aligned(rows: &[Vec<String>]) -> Vec<String> {
+pub(super) fn aligned(rows: &[Vec<String>]) -> Vec<String> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width =
         |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
