@@ -61,7 +61,8 @@ impl Loop {
         self.state.observe(policy, &snapshot, now);
         let decision = decide(policy, &self.state, &snapshot, now);
         self.state.commit(&decision);
-        let entry = Arc::new(Entry { decision, outcome: Outcome::Kept("a request came".into()) });
+        let entry =
+            Arc::new(Entry { decision, outcome: Outcome::Kept("a request came".into()), observed: None });
         self.recorder.take(policy, before, snapshot, &entry);
     }
 }
