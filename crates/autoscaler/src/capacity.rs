@@ -23,8 +23,9 @@ const ASSUMED_SHARE: f64 = 0.8;
 const P95_DEVIATIONS: f64 = 1.645;
 /// Least service time in seconds that is reckoned with: a clock tells no shorter one.
 const SERVICE_LEAST: f64 = 1e-6;
-/// Least variability that is reckoned with: half of what independent arrivals and services have.
-const VARIABILITY_LEAST: f64 = 0.5;
+/// Variability of independent single arrivals. Bursts are not reckoned with twice: the rate that is sized for has
+/// them in it.
+const ARRIVAL_VARIABILITY: f64 = 1.0;
 
 /// What load is counted in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,16 +104,16 @@ impl Capacity {
 
 impl Learned {
     /// The fewest replicas of `slots` each, up to `most`, at which no more than 1 − `percentile` of the arrivals
-    /// of `rate` per second wait longer than the SLO leaves. `dispersion`: variability of the arrivals.
-    pub(crate) fn replicas(&self, slots: f64, rate: f64, dispersion: f64, percentile: f64, most: u32) -> u32 {
-        let pool = Pool { misses: 1.0 - percentile, ..self.pool(slots, rate, dispersion) };
+    /// of `rate` per second wait longer than the SLO leaves.
+    pub(crate) fn replicas(&self, slots: f64, rate: f64, percentile: f64, most: u32) -> u32 {
+        let pool = Pool { misses: 1.0 - percentile, ..self.pool(slots, rate) };
         pool.replicas(most)
     }
 
     /// The queue that `rate` arrivals per second make at replicas of `slots` each; nobody may wait too long.
-    fn pool(&self, slots: f64, rate: f64, dispersion: f64) -> Pool {
+    fn pool(&self, slots: f64, rate: f64) -> Pool {
         let service = self.service.as_secs_f64();
-        let variability = VARIABILITY_LEAST.max((dispersion + self.service_variability) / 2.0);
+        let variability = f64::midpoint(ARRIVAL_VARIABILITY, self.service_variability);
         Pool {
             slots: slots.max(1.0) as u32,
             load: rate * service,
@@ -183,7 +184,7 @@ mod tests {
         let capacity = Capacity::learned(&model(50, 1, 32, 1), &slo(40), None);
         let learned = learned(capacity);
         assert_eq!((capacity.slots, learned.patience), (1.0, Duration::ZERO));
-        let n = learned.replicas(capacity.slots, 20.0, 1.0, 0.99, 64);
+        let n = learned.replicas(capacity.slots, 20.0, 0.99, 64);
         assert!((2..20).contains(&n), "{n}");
     }
 
@@ -201,11 +202,11 @@ mod tests {
     }
 
     #[test]
-    fn more_variable_traffic_needs_no_fewer_replicas() {
+    fn more_variable_service_needs_no_fewer_replicas() {
         let capacity = Capacity::learned(&model(40, 0, 1, 4), &slo(60), None);
-        let learned = learned(capacity);
+        let with = |service_variability| Learned { service_variability, ..learned(capacity) };
         let sizes: Vec<u32> =
-            [0.5, 1.0, 4.0, 16.0].iter().map(|d| learned.replicas(4.0, 300.0, *d, 0.99, 64)).collect();
+            [0.0, 1.0, 4.0, 16.0].iter().map(|v| with(*v).replicas(4.0, 300.0, 0.99, 64)).collect();
         assert!(sizes.is_sorted() && sizes[0] < sizes[3], "{sizes:?}");
     }
 }

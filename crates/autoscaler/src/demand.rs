@@ -4,12 +4,14 @@
 pub(crate) mod backlog;
 pub(crate) mod envelope;
 pub(crate) mod occupancy;
+mod replay;
 pub(crate) mod schedule;
 pub(crate) mod waiting;
 pub(crate) mod warm;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::backlog::DRAIN_SECONDS;
 pub use self::{
     backlog::{Backlog, PerReplica},
     envelope::{Envelope, Measure},

@@ -12,7 +12,7 @@ use self::words::{count, quantity, span};
 use crate::{
     capacity::{Basis, Learned, Unit},
     decide::{Decision, Limit, LimitKind, Reason, Zero},
-    demand::{Backlog, Envelope, Measure, Occupancy, PerReplica, Term, Waiting, Why, binding},
+    demand::{Backlog, DRAIN_SECONDS, Envelope, Measure, Occupancy, PerReplica, Term, Waiting, Why, binding},
     log::{Entry, Outcome, Stood},
     observe::Observed,
     policy::{Objective, Slo},
@@ -288,7 +288,7 @@ fn envelope_in_words(envelope: &Envelope, replicas: u32, decision: &Decision) ->
         }
         (Measure::Rate, Basis::Learned(learned)) => {
             let one = bearing(learned, replicas, decision);
-            format!("peak of {peak} {unit}/s within {past} needs {replicas} ({one})")
+            format!("what came within {past}, served at {peak} {unit}/s, needs {replicas} ({one})")
         }
         (Measure::SparseRate, Basis::Learned(learned)) => {
             let one = bearing(learned, replicas, decision);
@@ -307,10 +307,11 @@ fn backlog_in_words(backlog: &Backlog, decision: &Decision) -> String {
             format!("(queue {queued} + {in_flight} in flight) ÷ {} per replica", quantity(room))
         }
         PerReplica::Rate(rate) => format!(
-            "({} {unit}/s + {} waiting by {} from now ÷ 60 s) ÷ {} {unit}/s per replica",
+            "({} {unit}/s + {} waiting by {} from now ÷ {} s) ÷ {} {unit}/s per replica",
             quantity(backlog.rate),
             quantity(backlog.projected),
             span(decision.inputs.cold_start),
+            quantity(DRAIN_SECONDS),
             quantity(rate),
         ),
     }
@@ -356,7 +357,7 @@ fn bearing(learned: &Learned, n: u32, decision: &Decision) -> String {
         return format!("1 replica ≈ {full} {unit}/s when full");
     }
     let n = n.max(1);
-    let rate = learned.rate_of(slots, n, inputs.load.dispersion, inputs.slo.response().percentile);
+    let rate = learned.rate_of(slots, n, inputs.slo.response().percentile);
     let (replicas, each) = (count(n, "replica", "replicas"), if n == 1 { "" } else { " each" });
     let slo = slo_in_words(&inputs.slo);
     format!("{replicas} ≈ {} {unit}/s at {slo}, {full}{each} when full", quantity(rate))

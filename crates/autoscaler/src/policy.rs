@@ -16,9 +16,10 @@ const DOWN_WINDOW: Duration = Duration::from_secs(300);
 const DOWN_WINDOW_LEAST: Duration = Duration::from_secs(10);
 /// Steps down that fit into one memory: 60 s apart where it is 300 s.
 const STEPS_PER_WINDOW: u32 = 5;
-/// Least time over which the envelope looks for peaks where `idleAfter` does not shorten it.
-const HORIZON: Duration = Duration::from_secs(600);
-/// Most time over which the envelope looks for peaks, however slow the cold start.
+/// Least time over which the envelope looks back where `idleAfter` does not shorten it. Targets are remembered for as
+/// long again on the way down; more was paid for and not needed.
+const HORIZON: Duration = Duration::from_secs(300);
+/// Most time over which the envelope looks back, however slow the cold start.
 pub(crate) const HORIZON_MOST: Duration = Duration::from_secs(3600);
 
 /// How one model is scaled.
@@ -136,7 +137,7 @@ impl Policy {
         self.down_window() / STEPS_PER_WINDOW
     }
 
-    /// How far back the envelope looks for peaks, given a cold start of `lead`: max(600 s, twice the start), or
+    /// How far back the envelope looks, given a cold start of `lead`: max(300 s, twice the start), or
     /// twice the memory of the way down where an explicit `idleAfter` has shortened that.
     pub(crate) fn horizon(&self, lead: Duration) -> Duration {
         let long = HORIZON.max(lead * 2).min(HORIZON_MOST);
@@ -163,7 +164,7 @@ mod tests {
     fn an_explicit_idle_time_shortens_the_memory_and_a_long_one_does_not_lengthen_it() {
         let lead = Duration::from_secs(120);
         let rows =
-            [(None, 300, 60, 600), (Some(30), 30, 6, 60), (Some(1), 10, 2, 20), (Some(3600), 300, 60, 600)];
+            [(None, 300, 60, 300), (Some(30), 30, 6, 60), (Some(1), 10, 2, 20), (Some(3600), 300, 60, 300)];
         for (idle, window, spacing, horizon) in rows {
             let idle = idle.map_or(IdleAfter::Auto, |s| IdleAfter::Fixed(Duration::from_secs(s)));
             let policy = policy(idle);

@@ -52,8 +52,6 @@ pub struct Load {
     pub in_flight: f64,
     /// Mean in flight over the last ten seconds.
     pub in_flight_mean: f64,
-    /// Variance to mean of arrivals per second.
-    pub dispersion: f64,
     /// Whether a request arrived since the last look.
     pub arrived: bool,
 }
@@ -87,8 +85,8 @@ impl<'a> View<'a> {
         let capacity = capacity(policy, state, now);
         let horizon =
             policy.horizon(lead).min(now.saturating_sub(state.life.woke)).max(Duration::from_secs(10));
-        let load = load(state, capacity.unit, now, policy.horizon(lead));
-        let seen = envelope::measure(&state.signals.window, &capacity, now, horizon);
+        let load = load(state, capacity.unit, now);
+        let seen = envelope::measure(&state.signals.window, &capacity, policy.slo.misses(), now, horizon);
         let past = state.past.as_ref();
         let envelope = past.map_or(seen, |past| past.or_higher(seen, capacity.unit, now));
         let FleetView { wanted, platform, .. } = &snapshot.fleet;
@@ -144,7 +142,7 @@ impl<'a> View<'a> {
             Basis::Assumed => whole(rate / self.capacity.slots),
             Basis::Learned(learned) => {
                 let percentile = self.policy.slo.response().percentile;
-                learned.replicas(self.capacity.slots, rate, self.load.dispersion, percentile, most)
+                learned.replicas(self.capacity.slots, rate, percentile, most)
             }
         }
     }
@@ -193,7 +191,7 @@ fn capacity_for(slo: &Objective, policy: &Policy, state: &State, now: Duration) 
     Capacity::learned(&model, slo, work)
 }
 
-fn load(state: &State, unit: Unit, now: Duration, horizon: Duration) -> Load {
+fn load(state: &State, unit: Unit, now: Duration) -> Load {
     let signals = &state.signals;
     let gauges = signals.gauges(now);
     let (queued, in_flight) = in_units(&gauges, unit);
@@ -203,7 +201,6 @@ fn load(state: &State, unit: Unit, now: Duration, horizon: Duration) -> Load {
         oldest: gauges.oldest,
         in_flight,
         in_flight_mean: signals.window.in_flight().of(unit),
-        dispersion: signals.window.dispersion(unit, horizon.as_secs() as usize),
         arrived: signals.arrived,
     }
 }

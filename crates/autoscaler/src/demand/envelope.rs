@@ -1,10 +1,10 @@
-//! Replicas for the arrival rate at its recent peaks.
+//! Replicas for what arrived of late, had it to be served again.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Term, Why};
+use super::{Term, Why, replay};
 use crate::{
     capacity::{Basis, Capacity},
     signals::Window,
@@ -15,12 +15,14 @@ use crate::{
 const SPARSE: f64 = 30.0;
 /// Seconds of the mean that stands in for the peaks where requests are sparse.
 const SPARSE_SECONDS: usize = 60;
-/// Which of the rates counts as the peak.
+/// Part of the misses that the SLO allows which may be used up by what came before: the rest is for what did not.
+const MISSES_SHARE: f64 = 0.5;
+/// Which of the means in flight counts as the peak.
 const PEAK: f64 = 0.99;
 /// One-sided 95 % of a normal distribution, in standard deviations.
 const UPPER: f64 = 1.645;
 
-/// The peak of what arrives (or, until a call's duration is known, of what is in flight).
+/// What had to be served of what arrived (or, until a call's duration is known, the peak of what was in flight).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Envelope {
     /// Units per second; units in flight where the measure says so.
@@ -34,7 +36,7 @@ pub struct Envelope {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Measure {
-    /// 99th percentile of ten-second arrival rates.
+    /// The least even rate of service at which what arrived would have kept the SLO.
     Rate,
     /// Upper 95 % bound of the rate of the last minute: there were fewer than 30 requests.
     SparseRate,
@@ -42,13 +44,19 @@ pub enum Measure {
     InFlight,
 }
 
-/// Looks for the peak in `horizon` before `now`.
-pub(crate) fn measure(window: &Window, capacity: &Capacity, now: Duration, horizon: Duration) -> Envelope {
+/// Looks at `horizon` before `now`. `misses`: the part of the requests that the SLO lets miss it.
+pub(crate) fn measure(
+    window: &Window,
+    capacity: &Capacity,
+    misses: f64,
+    now: Duration,
+    horizon: Duration,
+) -> Envelope {
     let seconds = horizon.as_secs() as usize;
-    if capacity.basis == Basis::Assumed {
+    let Basis::Learned(learned) = &capacity.basis else {
         let peak = percentile(window.in_flight_means(capacity.unit, seconds));
         return Envelope { peak, measure: Measure::InFlight, horizon };
-    }
+    };
     let all = window.total(now, seconds).arrivals;
     if all.requests < SPARSE {
         let units = all.of(capacity.unit) / all.requests.max(1.0);
@@ -58,7 +66,9 @@ pub(crate) fn measure(window: &Window, capacity: &Capacity, now: Duration, horiz
         let peak = bound / recent as f64 * units;
         return Envelope { peak, measure: Measure::SparseRate, horizon };
     }
-    Envelope { peak: percentile(window.rates(capacity.unit, now, seconds)), measure: Measure::Rate, horizon }
+    let arrivals = window.arrivals(capacity.unit, seconds);
+    let peak = replay::needed(&arrivals, learned.patience.as_secs_f64(), misses * MISSES_SHARE);
+    Envelope { peak, measure: Measure::Rate, horizon }
 }
 
 pub(crate) fn term(view: &View<'_>) -> Term {

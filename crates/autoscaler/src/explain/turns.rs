@@ -16,11 +16,12 @@ use crate::{
 /// What it takes for another number than the present one.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Turns {
-    /// What the peaks are counted in: `requests/s`, `rows/s`, `streams`, …
+    /// What load is counted in: `requests/s`, `rows/s`, `streams`, …
     pub unit: String,
-    /// The peak above which one more is called for; `None` where no load would have that effect now.
+    /// The load above which one more is called for, where it is even: a burst may wait, and calls for what serves it
+    /// in time. `None` where no load would have that effect now.
     pub more_above: Option<f64>,
-    /// The peak below which one fewer is enough; `None` where no calm would have that effect now, other than
+    /// The load below which one fewer is enough; `None` where no calm would have that effect now, other than
     /// silence at one replica.
     pub fewer_below: Option<f64>,
     /// Both in words.
@@ -52,7 +53,7 @@ fn more(decision: &Decision, scale: &Scale<'_>) -> (String, Option<f64>) {
         return (format!("no more for now: {}", limiting(decision)), None);
     }
     let above = scale.borne_by(to);
-    (format!("one more above {}", scale.peak(above)), Some(above))
+    (format!("one more {}", scale.above(above)), Some(above))
 }
 
 /// `None` where nothing is to be said: of the last replica it is said when it goes to zero.
@@ -75,13 +76,11 @@ fn fewer(decision: &Decision, scale: &Scale<'_>) -> Option<(String, Option<f64>)
         return Some((format!("no fewer for now: {}", limiting(decision)), None));
     }
     let below = scale.lets_go(to - 1);
-    let within = span(scale.horizon());
     let lasting = match decision.inputs.down_window {
         window if window.is_zero() => String::new(),
         window => format!(" for {}", span(window)),
     };
-    let text = format!("one fewer once the peak within {within} was below {}{lasting}", scale.amount(below));
-    Some((text, Some(below)))
+    Some((format!("one fewer {}{lasting}", scale.below(below)), Some(below)))
 }
 
 /// Whether it is the load that keeps what there is, and not the time or something that is not known.
@@ -120,7 +119,7 @@ impl<'d> Scale<'d> {
         match &capacity.basis {
             Basis::Learned(learned) if !self.counts_in_flight() => {
                 let Objective { percentile, .. } = *inputs.slo.response();
-                learned.rate_of(capacity.slots, n, inputs.load.dispersion, percentile)
+                learned.rate_of(capacity.slots, n, percentile)
             }
             _ => f64::from(n) * capacity.slots,
         }
@@ -155,9 +154,23 @@ impl<'d> Scale<'d> {
         format!("{about}{} {}", quantity(amount), self.unit())
     }
 
-    fn peak(&self, amount: f64) -> String {
-        let amount = self.amount(amount);
-        if self.streams() { amount } else { format!("a peak of {amount}") }
+    fn above(&self, amount: f64) -> String {
+        let (amount, within) = (self.amount(amount), span(self.horizon()));
+        match self.envelope.map(|envelope| envelope.measure) {
+            _ if self.streams() => format!("above {amount}"),
+            Some(Measure::Rate) => format!("once what came within {within} needs more than {amount}"),
+            _ => format!("above a peak of {amount}"),
+        }
+    }
+
+    fn below(&self, amount: f64) -> String {
+        let (amount, within) = (self.amount(amount), span(self.horizon()));
+        match self.envelope.map(|envelope| envelope.measure) {
+            Some(Measure::Rate) if !self.streams() => {
+                format!("once what came within {within} needed less than {amount}")
+            }
+            _ => format!("once the peak within {within} was below {amount}"),
+        }
     }
 
     fn streams(&self) -> bool {

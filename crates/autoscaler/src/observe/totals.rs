@@ -103,7 +103,7 @@ impl Tally {
         let inputs = &decision.inputs;
         let Basis::Learned(learned) = &inputs.capacity.basis else { return };
         let (slots, load) = (inputs.capacity.slots, &inputs.load);
-        let Some(within) = learned.within(slots, load.rate, load.dispersion, inputs.fleet.ready) else {
+        let Some(within) = learned.within(slots, load.rate, inputs.fleet.ready) else {
             return;
         };
         self.totals.predicted += self.came;

@@ -8,12 +8,6 @@ use crate::capacity::Unit;
 
 /// Seconds over which one arrival rate is taken.
 const RATE_SECONDS: usize = 10;
-/// Bounds of the measured dispersion of arrivals; beyond them a few unlucky seconds would rule the fleet.
-const DISPERSION: (f64, f64) = (0.5, 16.0);
-
-/// Tens of seconds with arrivals that must be known before their dispersion is.
-const DISPERSION_BLOCKS: usize = 3;
-
 /// The same amount counted in requests and in rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Amount {
@@ -132,30 +126,22 @@ impl Window {
         sliding(&self.series(seconds, |bin| bin.in_flight.of(unit)), seconds)
     }
 
-    /// The ten-second arrival rates, per second, of the last `seconds`.
-    pub(crate) fn rates(&self, unit: Unit, now: Duration, seconds: usize) -> Vec<f64> {
-        let mut rates = sliding(&self.series(seconds, |bin| bin.flow.arrivals.of(unit)), seconds);
-        rates.push(self.rate(unit, now));
-        rates
+    /// What arrived in each complete second of the last `seconds`, oldest first.
+    pub(crate) fn arrivals(&self, unit: Unit, seconds: usize) -> Vec<f64> {
+        let complete = self.bins.len().saturating_sub(1);
+        let skip = complete.saturating_sub(seconds);
+        self.bins.iter().take(complete).skip(skip).map(|bin| bin.flow.arrivals.of(unit)).collect()
+    }
+
+    /// The mean arrival rate of the last `seconds`, per second, or of as many as are known.
+    pub(crate) fn mean_rate(&self, unit: Unit, now: Duration, seconds: usize) -> f64 {
+        let seconds = seconds.min(self.bins.len().saturating_sub(1)).max(1);
+        self.total(now, seconds).arrivals.of(unit) / seconds as f64
     }
 
     /// The arrival rate of the last ten seconds, per second.
     pub(crate) fn rate(&self, unit: Unit, now: Duration) -> f64 {
         self.total(now, RATE_SECONDS).arrivals.of(unit) / RATE_SECONDS as f64
-    }
-
-    /// Variance to mean of arrivals per second around their ten-second means: 1 for independent single
-    /// arrivals, more for bursts. The median over the tens of seconds, so that neither a slow change of the
-    /// rate nor one step of it counts as dispersion.
-    pub(crate) fn dispersion(&self, unit: Unit, seconds: usize) -> f64 {
-        let series = self.series(seconds, |bin| bin.flow.arrivals.of(unit));
-        let mut ratios: Vec<f64> = series.rchunks_exact(RATE_SECONDS).filter_map(variance_to_mean).collect();
-        if ratios.len() < DISPERSION_BLOCKS {
-            return 1.0;
-        }
-        let middle = ratios.len() / 2;
-        let (_, median, _) = ratios.select_nth_unstable_by(middle, f64::total_cmp);
-        median.clamp(DISPERSION.0, DISPERSION.1)
     }
 
     /// The complete seconds of the last `seconds`, and the ten before them, oldest first.
@@ -175,14 +161,6 @@ impl Window {
             bin.flow.add(flow, share);
         }
     }
-}
-
-/// `None` where nothing arrived.
-fn variance_to_mean(block: &[f64]) -> Option<f64> {
-    let n = block.len() as f64;
-    let mean = block.iter().sum::<f64>() / n;
-    let squares: f64 = block.iter().map(|x| (x - mean).powi(2)).sum();
-    (mean > 0.0).then(|| squares / (n - 1.0) / mean)
 }
 
 /// Means over ten seconds ending at each of the last `seconds` of the series.
@@ -257,23 +235,26 @@ mod tests {
     }
 
     #[test]
-    fn dispersion_is_least_for_even_traffic_and_ignores_a_slow_ramp() {
-        let (even, _) = filled(&[20.0; 200]);
-        assert_eq!(even.dispersion(Unit::Requests, 600), 0.5);
-        let ramp: Vec<f64> = (0..400).map(|i| 20.0 + f64::from(i) / 10.0).collect();
-        assert_eq!(filled(&ramp).0.dispersion(Unit::Requests, 600), 0.5);
-        let bursts: Vec<f64> = (0..400).map(|i| if i % 10 == 0 { 100.0 } else { 0.0 }).collect();
-        assert_eq!(filled(&bursts).0.dispersion(Unit::Requests, 600), 16.0);
+    fn arrivals_are_told_by_the_second_and_stop_at_the_horizon() {
+        let counts: Vec<f64> = (0..100).map(f64::from).collect();
+        let (window, now) = filled(&counts);
+        assert_eq!(window.arrivals(Unit::Requests, 3), [97.0, 98.0, 99.0]);
+        assert_eq!(window.arrivals(Unit::Requests, 600).len(), 100);
+        assert!((window.mean_rate(Unit::Requests, now, 20) - 89.5).abs() < 1e-9);
+        assert!((window.mean_rate(Unit::Requests, now, 600) - 49.5).abs() < 1e-9);
     }
 
     #[test]
-    fn rates_slide_by_a_second_and_stop_at_the_horizon() {
-        let counts: Vec<f64> = (0..100).map(|i| if i < 50 { 10.0 } else { 30.0 }).collect();
-        let (window, now) = filled(&counts);
-        let rates = window.rates(Unit::Requests, now, 60);
-        assert_eq!(rates.len(), 61);
-        assert!((rates[0] - 10.0).abs() < 1e-9, "{rates:?}");
-        assert!((rates[60] - 30.0).abs() < 1e-9, "{rates:?}");
-        assert!(rates.windows(2).all(|pair| pair[1] >= pair[0] - 1e-9), "{rates:?}");
+    fn means_in_flight_slide_by_a_second_and_stop_at_the_horizon() {
+        let mut window = Window::default();
+        for second in 0..=100u32 {
+            window.advance(Duration::from_secs(u64::from(second)), KEEP);
+            let n = if second < 50 { 10.0 } else { 30.0 };
+            window.set_in_flight(Amount { requests: n, rows: n });
+        }
+        let means = window.in_flight_means(Unit::Requests, 60);
+        assert_eq!(means.len(), 60);
+        assert!((means[0] - 10.0).abs() < 1e-9 && (means[59] - 30.0).abs() < 1e-9, "{means:?}");
+        assert!(means.windows(2).all(|pair| pair[1] >= pair[0] - 1e-9), "{means:?}");
     }
 }

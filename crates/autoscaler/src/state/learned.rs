@@ -13,9 +13,6 @@ use crate::{
 
 /// Replicas that are counted at most.
 const MOST: u32 = 20_000;
-/// Variability of arrivals that are independent of each other.
-const INDEPENDENT: f64 = 1.0;
-
 /// What was learned of a model.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Learned {
@@ -75,8 +72,8 @@ impl Learned {
         let (replicas, borne) = match &capacity.basis {
             Basis::Learned(learned) if !peak.in_flight => {
                 let percentile = policy.slo.response().percentile;
-                let replicas = learned.replicas(slots, peak.amount, INDEPENDENT, percentile, MOST);
-                (replicas, learned.rate_of(slots, most, INDEPENDENT, percentile))
+                let replicas = learned.replicas(slots, peak.amount, percentile, MOST);
+                (replicas, learned.rate_of(slots, most, percentile))
             }
             // A rate says nothing of replicas without the time of a call.
             Basis::Assumed if !peak.in_flight => return None,

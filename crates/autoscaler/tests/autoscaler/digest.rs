@@ -80,7 +80,7 @@ fn the_peak_of_the_horizon_counts_until_it_is_too_long_ago() {
     assert!(matches!(envelope, Some(e) if e.measure == Measure::Rate && e.peak >= 329.0), "{envelope:?}");
     // What the second leader hands on is as old as it was.
     let mut third = restored(&next, 20);
-    third.run(300, 50.0);
+    third.run(100, 50.0);
     assert!(term(&third.tick(50.0), "envelope") >= Some(before - 1));
     assert_eq!(term(&third.run(200, 50.0), "envelope"), Some(1));
 }
