@@ -4,6 +4,7 @@
 //! [`study`] compares policies over several seeds. Tidegate's own decisions are made by `autoscaler::decide::decide`,
 //! the same as in production. Nothing here reads a file or a clock, and the same seed gives the same result.
 
+mod bound;
 mod error;
 pub mod judge;
 pub mod load;
@@ -16,4 +17,5 @@ pub mod study;
 pub mod timeline;
 pub mod world;
 
+pub use bound::Bound;
 pub use error::Error;

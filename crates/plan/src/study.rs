@@ -21,13 +21,14 @@ pub use self::{
     summary::{Comparison, Equal, Summary},
 };
 use crate::{
-    Error,
+    Bound, Error,
+    bound::Demand,
     judge::Score,
     load::Load,
     policy::{Costs, Fixed, Optimum, Policy, plan},
     service::TOKENS,
     timeline::Timeline,
-    world::{Run, Settings, World},
+    world::{Run, SLOT, Settings, World},
 };
 
 /// Seeds one study may have.
@@ -62,6 +63,8 @@ enum Job {
     One(Contestant, u64),
     /// Every static number, and from what these miss the optimum.
     Fixed(u64),
+    /// What nobody can be cheaper than.
+    Bound(u64),
 }
 
 impl Study {
@@ -71,7 +74,8 @@ impl Study {
     /// A load that cannot be, or no seeds or too many.
     pub fn run(&self, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<Comparison, Error> {
         self.checked()?;
-        Ok(Comparison::new(self.ours(), self.scores(&self.jobs(), progress)?, &self.against))
+        let (scores, bound) = self.scores(&self.jobs(), progress)?;
+        Ok(Comparison::new(self.ours(), scores, bound, &self.against))
     }
 
     /// Runs the simulations of Tidegate as it is configured, and of nobody else.
@@ -81,7 +85,8 @@ impl Study {
     pub fn alone(&self, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<Summary, Error> {
         self.checked()?;
         let jobs: Vec<Job> = self.seeds.iter().map(|seed| Job::One(self.ours(), *seed)).collect();
-        let comparison = Comparison::new(self.ours(), self.scores(&jobs, progress)?, &[]);
+        let (scores, bound) = self.scores(&jobs, progress)?;
+        let comparison = Comparison::new(self.ours(), scores, bound, &[]);
         comparison.summaries.into_iter().next().ok_or(Error::Seeds(SEEDS_MOST))
     }
 
@@ -90,11 +95,20 @@ impl Study {
         if some { Ok(()) } else { Err(Error::Seeds(SEEDS_MOST)) }
     }
 
-    fn scores(&self, jobs: &[Job], progress: &(dyn Fn(usize, usize) + Sync)) -> Result<Scores, Error> {
+    fn scores(
+        &self,
+        jobs: &[Job],
+        progress: &(dyn Fn(usize, usize) + Sync),
+    ) -> Result<(Scores, Option<Bound>), Error> {
         let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let scores = Mutex::new(Scores::new());
+        let bounds = Mutex::new(BTreeMap::new());
         let work = || {
             while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if let Job::Bound(seed) = *job {
+                    let bound = self.bound(seed)?;
+                    bounds.lock().unwrap_or_else(PoisonError::into_inner).insert(seed, bound);
+                }
                 let found = self.simulate(*job)?;
                 let mut scores = scores.lock().unwrap_or_else(PoisonError::into_inner);
                 for (contestant, seed, score) in found {
@@ -112,7 +126,10 @@ impl Study {
                 Err(panic) => std::panic::resume_unwind(panic),
             })
         })?;
-        Ok(scores.into_inner().unwrap_or_else(PoisonError::into_inner))
+        let scores = scores.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let bounds = bounds.into_inner().unwrap_or_else(PoisonError::into_inner);
+        // By seed, so that the sum does not depend on who was done first.
+        Ok((scores, Bound::mean(&bounds.into_values().collect::<Vec<_>>())))
     }
 
     /// What happened over time with the first seed.
@@ -158,10 +175,13 @@ impl Study {
     fn jobs(&self) -> Vec<Job> {
         let contestants = contestant::all(&self.rules, &self.against);
         let fixed = self.against.iter().any(|family| matches!(family, Family::Static | Family::Optimum));
+        let bound = self.against.contains(&Family::Optimum);
         let of = |seed: &u64| {
             let seed = *seed;
-            let first = fixed.then_some(Job::Fixed(seed));
-            first.into_iter().chain(contestants.iter().map(move |contestant| Job::One(*contestant, seed)))
+            let first = fixed.then_some(Job::Fixed(seed)).into_iter();
+            first
+                .chain(bound.then_some(Job::Bound(seed)))
+                .chain(contestants.iter().map(move |contestant| Job::One(*contestant, seed)))
         };
         self.seeds.iter().flat_map(of).collect()
     }
@@ -173,6 +193,7 @@ impl Study {
                 Ok(vec![(contestant, seed, Score::of(&run))])
             }
             Job::Fixed(seed) => self.fixed(seed),
+            Job::Bound(_) => Ok(Vec::new()),
         }
     }
 
@@ -233,8 +254,34 @@ impl Study {
         Ok((scores, Costs { misses, cold_start, initial, least: self.settings.bounds.min }))
     }
 
+    fn bound(&self, seed: u64) -> Result<Bound, Error> {
+        let schedule = self.load.schedule(seed)?;
+        let slots = schedule.length().as_nanos().div_ceil(SLOT.as_nanos()).max(1) as usize;
+        let mut demand = Demand {
+            work: vec![0.0; slots],
+            requests: 0.0,
+            slo: self.settings.slo.target,
+            cold_start: self.settings.cold_start.mean(),
+            most: self.settings.bounds.max,
+        };
+        for arrival in schedule.arrivals(seed) {
+            let tokens = f64::from(arrival.tokens.unwrap_or(TOKENS));
+            let slot = (arrival.at.as_nanos() / SLOT.as_nanos()) as usize;
+            if let Some(work) = demand.work.get_mut(slot.min(slots - 1)) {
+                *work += self.settings.service.rate(self.settings.slots, tokens).recip();
+            }
+            demand.requests += 1.0;
+        }
+        Ok(Bound::new(&demand, (0..PRICES).map(|power| self.price(power))))
+    }
+
+    /// Replica-seconds that a miss is worth.
+    fn price(&self, power: u32) -> f64 {
+        4f64.powi(power as i32) / self.rate()
+    }
+
     fn optimum(&self, costs: &Costs, contestant: Contestant) -> Optimum {
-        let price = |power: u32| 4f64.powi(power as i32) / self.rate();
+        let price = |power: u32| self.price(power);
         let ready = match contestant.tuning {
             Tuning::Price(power) => plan(costs, price(power)),
             Tuning::Foresight(power) => plan(&costs.ahead(self.settings.slo.target.max(QUEUE)), price(power)),

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::{Contestant, Family, Scores};
+use crate::Bound;
 use crate::judge::{Mean, Point, Score, cost_at, frontier};
 
 /// One contestant over all seeds.
@@ -49,6 +50,11 @@ pub struct Comparison {
     pub ours: Contestant,
     pub summaries: Vec<Summary>,
     pub at_equal_slo: Vec<Equal>,
+    /// Replica-hours without which nobody, whatever they know, can keep the SLO as often as Tidegate does; `None`
+    /// where the optimum was not asked for.
+    pub least_replica_hours: Option<f64>,
+    #[serde(skip)]
+    pub bound: Option<Bound>,
 }
 
 impl Summary {
@@ -82,12 +88,16 @@ impl Summary {
 }
 
 impl Comparison {
-    pub(super) fn new(ours: Contestant, scores: Scores, against: &[Family]) -> Self {
+    pub(super) fn new(ours: Contestant, scores: Scores, bound: Option<Bound>, against: &[Family]) -> Self {
         let summary = |(contestant, scores): (Contestant, std::collections::BTreeMap<u64, Score>)| {
             Summary::new(contestant, &scores.into_values().collect::<Vec<_>>())
         };
         let summaries: Vec<Summary> = scores.into_iter().filter_map(summary).collect();
-        let mut comparison = Self { ours, summaries, at_equal_slo: Vec::new() };
+        let mut comparison =
+            Self { ours, summaries, at_equal_slo: Vec::new(), least_replica_hours: None, bound };
+        let met = comparison.our_summary().map(|summary| summary.met.mean);
+        let least = comparison.bound.as_ref().zip(met);
+        comparison.least_replica_hours = least.map(|(bound, met)| bound.replica_hours(met));
         comparison.at_equal_slo = against.iter().filter_map(|family| comparison.equal(*family)).collect();
         comparison
     }

@@ -64,6 +64,26 @@ fn tidegate_alone_comes_to_what_it_comes_to_among_others() {
 }
 
 #[test]
+fn nobody_is_below_what_nobody_can_be_below() {
+    let loads = ["3x5m,20x2m,3x5m,20x2m,3x3m", "10x10m", "2x4m,40x1m,2x6m,40x1m,2x3m"];
+    for load in loads {
+        for start in ["5s", "60s"] {
+            let settings = Settings { cold_start: start.parse().unwrap(), ..slow() };
+            let comparison = study(settings, steps(load), 1).run(&|_, _| {}).expect("a load and seeds");
+            let bound = comparison.bound.as_ref().unwrap();
+            for summary in &comparison.summaries {
+                let (least, cost) = (bound.replica_hours(summary.met.mean), summary.replica_hours.mean);
+                assert!(least <= cost, "{load}, {start}: {} costs {cost:.3}, not {least:.3}", summary.name);
+            }
+            let best =
+                comparison.of(Family::Optimum).max_by(|a, b| a.met.mean.total_cmp(&b.met.mean)).unwrap();
+            let least = bound.replica_hours(best.met.mean);
+            assert!(least > 0.35 * best.replica_hours.mean, "{load}, {start}: says nothing: {least:.3}");
+        }
+    }
+}
+
+#[test]
 fn every_family_is_there_with_its_tunings_and_a_cost_at_equal_slo() {
     let comparison = compared(steps("5x2m,25x2m,5x3m"), 2);
     let ours = comparison.our_summary().unwrap();

@@ -29,11 +29,25 @@ pub(super) fn text(about: &About, comparison: &Comparison, all: bool, style: Sty
         text.push_str(&line);
         text.push('\n');
     }
+    text.push_str(&least(comparison));
     text.push_str(&style.dim(
         "± is the 95 % confidence interval over seeds. AT EQUAL SLO: replica-hours where the policy keeps the SLO as \
          often as Tidegate, between its tunings.\n",
     ));
     text
+}
+
+/// How far Tidegate is from what nobody can be better than.
+fn least(comparison: &Comparison) -> String {
+    let ours = comparison.our_summary().map(|summary| summary.replica_hours.mean);
+    match comparison.least_replica_hours.zip(ours) {
+        Some((least, ours)) if least > 0.0 => format!(
+            "Nobody, whatever they know, keeps the SLO as often with less than {least:.2} replica-hours; Tidegate takes \
+             {:.2} times that.\n",
+            ours / least
+        ),
+        _ => String::new(),
+    }
 }
 
 fn heading(about: &About) -> String {
