@@ -94,6 +94,8 @@ pub enum Reason {
     MinReplicas,
     /// Up to what a schedule asks for, now or soon.
     ScheduleFloor,
+    /// Up to what other days needed at this time.
+    Season,
     /// Up by one beside replicas that do not start.
     Replacement,
     /// Down to the most that are allowed.
@@ -118,7 +120,7 @@ pub enum Direction {
 
 impl Reason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Steady,
         Self::Held,
         Self::Limited,
@@ -128,6 +130,7 @@ impl Reason {
         Self::Load,
         Self::MinReplicas,
         Self::ScheduleFloor,
+        Self::Season,
         Self::Replacement,
         Self::MaxReplicas,
         Self::ScheduleCap,
@@ -148,6 +151,7 @@ impl Reason {
             Self::Load => "load",
             Self::MinReplicas => "min_replicas",
             Self::ScheduleFloor => "schedule_floor",
+            Self::Season => "season",
             Self::Replacement => "replacement",
             Self::MaxReplicas => "max_replicas",
             Self::ScheduleCap => "schedule_cap",
@@ -172,6 +176,7 @@ impl Reason {
             | Self::Load
             | Self::MinReplicas
             | Self::ScheduleFloor
+            | Self::Season
             | Self::Replacement => Direction::Up,
             Self::MaxReplicas | Self::ScheduleCap | Self::LowLoad | Self::Idle | Self::Unschedulable => {
                 Direction::Down
@@ -273,6 +278,7 @@ fn reason_up(view: &View<'_>, terms: &[Term], target: u32, to: u32) -> Reason {
     }
     match demand::binding(terms).map(|term| &term.why) {
         Some(Why::Schedule(_)) => Reason::ScheduleFloor,
+        Some(Why::Season(_)) => Reason::Season,
         _ if view.wanted == 0 => Reason::FirstRequest,
         Some(Why::Backlog(_)) => Reason::Backlog,
         _ => Reason::Load,

@@ -6,6 +6,7 @@ pub(crate) mod envelope;
 pub(crate) mod occupancy;
 mod replay;
 pub(crate) mod schedule;
+pub(crate) mod season;
 pub(crate) mod waiting;
 pub(crate) mod warm;
 
@@ -16,6 +17,7 @@ pub use self::{
     backlog::{Backlog, PerReplica},
     envelope::{Envelope, Measure},
     occupancy::Occupancy,
+    season::Season,
     waiting::Waiting,
     warm::Warm,
 };
@@ -44,11 +46,14 @@ pub enum Why {
     Warm(Warm),
     /// A schedule has a floor now or soon.
     Schedule(Floor),
+    /// Other days needed them at this time.
+    Season(Season),
 }
 
 impl Why {
     /// Every name a term can have.
-    pub const NAMES: [&'static str; 6] = ["envelope", "backlog", "occupancy", "waiting", "warm", "schedule"];
+    pub const NAMES: [&'static str; 7] =
+        ["envelope", "backlog", "occupancy", "waiting", "warm", "schedule", "season"];
 
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -59,13 +64,14 @@ impl Why {
             Self::Waiting(_) => "waiting",
             Self::Warm(_) => "warm",
             Self::Schedule(_) => "schedule",
+            Self::Season(_) => "season",
         }
     }
 }
 
-/// Every term of the moment. At zero the past calls for nothing: only what waits does.
+/// Every term of the moment. At zero the last minutes call for nothing.
 pub(crate) fn terms(view: &View<'_>, zero: crate::decide::Zero) -> Vec<Term> {
-    let mut terms = Vec::with_capacity(6);
+    let mut terms = Vec::with_capacity(7);
     if view.wanted > 0 {
         terms.push(envelope::term(view));
     }
@@ -74,6 +80,7 @@ pub(crate) fn terms(view: &View<'_>, zero: crate::decide::Zero) -> Vec<Term> {
     terms.push(backlog::term(view));
     terms.extend(warm::term(view, zero));
     terms.extend(schedule::term(view));
+    terms.extend(season::term(view));
     terms
 }
 

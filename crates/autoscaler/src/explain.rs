@@ -12,7 +12,9 @@ use self::words::{count, quantity, span};
 use crate::{
     capacity::{Basis, Learned, Unit},
     decide::{Decision, Limit, LimitKind, Reason, Zero},
-    demand::{Backlog, DRAIN_SECONDS, Envelope, Measure, Occupancy, PerReplica, Term, Waiting, Why, binding},
+    demand::{
+        Backlog, DRAIN_SECONDS, Envelope, Measure, Occupancy, PerReplica, Season, Term, Waiting, Why, binding,
+    },
     log::{Entry, Outcome, Stood},
     observe::Observed,
     policy::{Objective, Slo},
@@ -55,7 +57,9 @@ fn reasoned(decision: &Decision) -> String {
         }
         Reason::MinReplicas => format!("{from}→{to}: never fewer than {}", bounds.min),
         Reason::MaxReplicas => format!("{from}→{to}: never more than {}", bounds.max),
-        Reason::ScheduleFloor => format!("{from}→{to}: {}{}", because(decision), so_far(decision)),
+        Reason::ScheduleFloor | Reason::Season => {
+            format!("{from}→{to}: {}{}", because(decision), so_far(decision))
+        }
         Reason::ScheduleCap => format!("{from}→{to}: {}", schedule::limit(decision)),
         Reason::Replacement => {
             let failed = decision.inputs.fleet.failed;
@@ -216,9 +220,13 @@ fn capacity(decision: &Decision) -> String {
 }
 
 fn terms(decision: &Decision) -> String {
-    let terms: Vec<_> =
-        decision.terms.iter().map(|term| format!("{} {}", term.why.name(), term.replicas)).collect();
-    terms.join(" · ")
+    let in_words = |term: &Term| match &term.why {
+        Why::Season(season) if season.shadow => {
+            format!("season {} (shadow: {} by {} so far)", term.replicas, season.replicas, days(season))
+        }
+        why => format!("{} {}", why.name(), term.replicas),
+    };
+    decision.terms.iter().map(in_words).collect::<Vec<_>>().join(" · ")
 }
 
 fn outcome(outcome: &Outcome, clock: &dyn Fn(Duration) -> String) -> String {
@@ -245,6 +253,7 @@ fn next(decision: &Decision, clock: &dyn Fn(Duration) -> String) -> String {
         Zero::Already => "starts now".to_owned(),
         Zero::Busy => "to zero only once nothing waits or runs".to_owned(),
         Zero::Starting => "to zero not before a replica was ready".to_owned(),
+        Zero::Expected => "not to zero: on other days somebody came at about this time".to_owned(),
         Zero::At { at } => format!("to zero at {} if nobody comes", clock(at)),
         Zero::Due { .. } | Zero::Off => format!("to zero; blocked: {}", limiting(decision)),
     }
@@ -275,6 +284,7 @@ fn because(decision: &Decision) -> String {
             Why::Waiting(waiting) => waiting_in_words(waiting, decision),
             Why::Warm(warm) => format!("idle for less than {}", span(warm.idle_after)),
             Why::Schedule(floor) => schedule::floor(floor, decision.at),
+            Why::Season(season) => season_in_words(season, decision),
         },
     }
 }
@@ -315,6 +325,21 @@ fn backlog_in_words(backlog: &Backlog, decision: &Decision) -> String {
             quantity(rate),
         ),
     }
+}
+
+fn season_in_words(season: &Season, decision: &Decision) -> String {
+    let Season { rate, replicas, at, .. } = season;
+    let (rate, unit, ahead) = (quantity(*rate), unit(decision), span(at.saturating_sub(decision.at)));
+    let one = match &decision.inputs.capacity.basis {
+        Basis::Learned(learned) => format!(" ({})", bearing(learned, *replicas, decision)),
+        Basis::Assumed => String::new(),
+    };
+    let days = days(season);
+    format!("{ahead} from now {rate} {unit}/s had to be served on {days} before, which needs {replicas}{one}")
+}
+
+fn days(season: &Season) -> String {
+    count(season.days, "day", "days")
 }
 
 fn occupancy_in_words(occupancy: &Occupancy, decision: &Decision) -> String {

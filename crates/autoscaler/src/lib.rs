@@ -2,7 +2,7 @@
 //!
 //! Life of a decision: each second, and at once when a request finds no replica, [`reconcile`] takes a
 //! [`snapshot`] of gateways and fleet → [`state`] takes from it what must be remembered (`signals`,
-//! `coldstart`, `idle`) → [`demand`] says how many replicas each reason calls for, by the [`capacity`] of
+//! `coldstart`, `idle`, `season`) → [`demand`] says how many replicas each reason calls for, by the [`capacity`] of
 //! one → [`decide`] applies the rules for going up, down and to zero → [`log`] keeps it → [`explain`] puts it
 //! in words.
 //!
@@ -25,6 +25,7 @@ pub mod policy;
 pub mod reconcile;
 pub mod record;
 pub mod schedule;
+mod season;
 mod signals;
 pub mod snapshot;
 pub mod state;

@@ -12,12 +12,15 @@ use serde::{Deserialize, Serialize};
 use crate::{
     coldstart::ColdStarts,
     decide::Decision,
+    demand::envelope,
     idle::Idle,
     manual::Manual,
     policy::{Mode, Policy},
     schedule::Agenda,
+    season::{self, Season},
     signals::Signals,
     snapshot::{FleetView, Snapshot},
+    view,
 };
 
 pub use self::{
@@ -34,8 +37,8 @@ pub use crate::coldstart::Starts;
 const VERSION: u32 = 1;
 /// How long targets are remembered at most.
 const TARGETS_KEPT: Duration = Duration::from_secs(300);
-/// Least history of signals: what the rules that look at the last minute need.
-const WINDOW_LEAST: Duration = Duration::from_secs(60);
+/// Least history of signals: what is remembered of a time of day is of so long.
+const WINDOW_LEAST: Duration = season::SLOT;
 
 /// The memory of one model. Grows to a few hundred seconds of history and stays there.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -43,6 +46,8 @@ pub struct State {
     pub(crate) signals: Signals,
     pub(crate) starts: ColdStarts,
     pub(crate) idle: Idle,
+    #[serde(default)]
+    pub(crate) season: Season,
     pub(crate) life: Life,
     /// The number somebody else has set, while it stands.
     #[serde(default)]
@@ -112,7 +117,20 @@ impl State {
         let all_heard = self.signals.health(now).stale.is_empty();
         self.life.observe(&snapshot.fleet, all_heard, now);
         self.observe_manual(policy, wished, &snapshot.fleet, now);
+        self.observe_season(policy, now);
         starts
+    }
+
+    /// Keeps what the last five minutes needed when they are over, if all of them were seen.
+    fn observe_season(&mut self, policy: &Policy, now: Duration) {
+        let Some(closed) = self.season.turns(&season::zone(policy), now) else { return };
+        let seen = self.life.since + season::SLOT <= now;
+        let capacity = view::capacity(policy, self, now);
+        let misses = policy.slo.misses();
+        let needed = envelope::to_remember(&self.signals.window, &capacity, misses, now, season::SLOT);
+        if let Some(rate) = needed.filter(|_| seen) {
+            self.season.keep(closed, rate, capacity.unit);
+        }
     }
 
     /// Where nothing is written it means nothing that somebody else writes.
@@ -165,6 +183,7 @@ impl State {
             state.manual = None;
             state.past = None;
             state.highest = None;
+            state.season = Season::default();
         }
         state.signals.forget_gateways();
         state.life = state.life.restored(now);

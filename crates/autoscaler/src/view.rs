@@ -165,7 +165,7 @@ pub(crate) fn whole(replicas: f64) -> u32 {
     (replicas - 1e-9).ceil().max(0.0) as u32
 }
 
-fn capacity(policy: &Policy, state: &State, now: Duration) -> Capacity {
+pub(crate) fn capacity(policy: &Policy, state: &State, now: Duration) -> Capacity {
     match &policy.slo {
         Slo::Latency(slo) => capacity_for(slo, policy, state, now),
         Slo::Chat { ttft, tpot } => match state.signals.chat() {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    demand::season,
     policy::IdleAfter,
     schedule::{Cap, OnRequest},
     view::View,
@@ -29,6 +30,8 @@ pub enum Zero {
     Busy,
     /// None is ready yet, and one is starting.
     Starting,
+    /// Idle; other days were busy at about the time at which a replica could be back.
+    Expected,
     /// Idle; goes to zero at this time if nobody comes.
     At { at: Duration },
     /// Idle for long enough.
@@ -55,6 +58,8 @@ pub(super) fn check(view: &View<'_>) -> Zero {
         Zero::Busy
     } else if view.fleet.ready == 0 && view.fleet.starting > 0 {
         Zero::Starting
+    } else if season::expects(view) {
+        Zero::Expected
     } else {
         countdown(view)
     }

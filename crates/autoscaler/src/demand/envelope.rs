@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Term, Why, replay};
 use crate::{
-    capacity::{Basis, Capacity},
+    capacity::{Basis, Capacity, Learned, Unit},
     signals::Window,
     view::View,
 };
@@ -66,9 +66,34 @@ pub(crate) fn measure(
         let peak = bound / recent as f64 * units;
         return Envelope { peak, measure: Measure::SparseRate, horizon };
     }
-    let arrivals = window.arrivals(capacity.unit, seconds);
-    let peak = replay::needed(&arrivals, learned.patience.as_secs_f64(), misses * MISSES_SHARE);
-    Envelope { peak, measure: Measure::Rate, horizon }
+    Envelope {
+        peak: needed(window, capacity.unit, learned, misses, seconds),
+        measure: Measure::Rate,
+        horizon,
+    }
+}
+
+/// The least rate of service, per second, that the last `seconds` needed.
+fn needed(window: &Window, unit: Unit, learned: &Learned, misses: f64, seconds: usize) -> f64 {
+    let arrivals = window.arrivals(unit, seconds);
+    replay::needed(&arrivals, learned.patience.as_secs_f64(), misses * MISSES_SHARE)
+}
+
+/// The same where it is to be remembered for other days: `None` while what a call takes is not known.
+pub(crate) fn to_remember(
+    window: &Window,
+    capacity: &Capacity,
+    misses: f64,
+    now: Duration,
+    span: Duration,
+) -> Option<f64> {
+    let Basis::Learned(learned) = &capacity.basis else { return None };
+    let seconds = span.as_secs() as usize;
+    let all = window.total(now, seconds).arrivals;
+    if all.requests < SPARSE {
+        return Some(all.of(capacity.unit) / span.as_secs_f64());
+    }
+    Some(needed(window, capacity.unit, learned, misses, seconds))
 }
 
 pub(crate) fn term(view: &View<'_>) -> Term {

@@ -20,7 +20,9 @@ pub(crate) fn term(view: &View<'_>, zero: Zero) -> Option<Term> {
     let until = match zero {
         Zero::At { at } => Some(at),
         Zero::Starting => None,
-        Zero::Busy | Zero::Due { .. } | Zero::Off | Zero::Already | Zero::Never => return None,
+        Zero::Busy | Zero::Expected | Zero::Due { .. } | Zero::Off | Zero::Already | Zero::Never => {
+            return None;
+        }
     };
     let idle_after = view.idle_after();
     Some(Term { replicas: 1, why: Why::Warm(Warm { idle_after, until }) })

@@ -1,4 +1,4 @@
-//! What was learned of a model, in at most two kilobytes: what a process that takes over should know, and has no way
+//! What was learned of a model, in at most five kilobytes, of which three are the days of its season: what a process that takes over should know, and has no way
 //! to see. The present is not in it: that is looked at.
 
 use std::time::Duration;
@@ -12,6 +12,7 @@ use crate::{
     decide::Decision,
     demand::{Envelope, Measure, Why},
     idle::{GAPS_NEEDED, Idle},
+    season::Season,
     signals::{SAMPLES_NEEDED, Signals},
     snapshot::{ChatModel, LatencyModel},
 };
@@ -51,6 +52,9 @@ pub struct Digest {
     /// The highest of the last days; digests from before there was any have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) highest: Option<Highest>,
+    /// What the times of the last days needed; digests from before there were any have none.
+    #[serde(default, skip_serializing_if = "Season::is_empty")]
+    season: Season,
 }
 
 /// [`LatencyModel`] in nanoseconds.
@@ -124,6 +128,7 @@ impl Digest {
             targets: highest(state, now).map(|(at, target)| (age(at), target)).collect(),
             peak: state.highest_peak().map(|peak| Highest::of(peak, age(peak.at))),
             highest: state.highest.map(|peak| Highest::of(peak, age(peak.at))),
+            season: state.season.told(),
         }
     }
 
@@ -139,7 +144,7 @@ impl Digest {
         Ok(serde_json::from_str(json)?)
     }
 
-    /// Two kilobytes at most.
+    /// Five kilobytes at most.
     #[must_use]
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("has string keys only and no value that can refuse")
@@ -152,7 +157,10 @@ impl Digest {
         let calls = self.latency.map_or(0, |latency| latency.samples);
         let calls = calls.max(self.chat.map_or(0, |chat| chat.samples));
         // More than what makes it believed is not more: histories are shortened and gateways restart.
-        self.starts.len() as u64 + gaps.min(u64::from(GAPS_NEEDED)) + calls.min(SAMPLES_NEEDED)
+        self.starts.len() as u64
+            + gaps.min(u64::from(GAPS_NEEDED))
+            + calls.min(SAMPLES_NEEDED)
+            + self.season.days()
     }
 
     /// If it was made well after `now`, its times are of another epoch: then only what has no time in it is kept.
@@ -165,6 +173,7 @@ impl Digest {
             signals: Signals::restored(self.latency.map(LatencyModel::from), self.chat.map(ChatModel::from)),
             starts: ColdStarts::restored(self.starts.iter().map(|took| Duration::from_millis(*took))),
             idle: Idle::restored(&self.gaps, self.busy.as_ref().and_then(at)),
+            season: if dated { self.season.restored() } else { Season::default() },
             past: self.peak.and_then(|peak| Some(peak.since(at(&peak.age)?))),
             highest: self.highest.and_then(|peak| Some(peak.since(at(&peak.age)?))),
             targets: targets.filter_map(|(age, target)| Some((at(age)?, *target))).collect(),

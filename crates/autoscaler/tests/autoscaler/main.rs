@@ -14,6 +14,7 @@ mod reconcile;
 mod record;
 mod rules;
 mod schedule;
+mod season;
 mod situations;
 mod turns;
 mod words;
