@@ -3,12 +3,14 @@
 use plan::{
     judge::{Score, cost_at},
     load::Load,
-    policy::Fixed,
+    policy::{Fixed, Ours},
     study::{Comparison, Family},
     world::Settings,
 };
 
-use crate::world::{run, run_ours, secs, settings, steps, study};
+use serde_json::json;
+
+use crate::world::{rules, run, run_ours, secs, settings, steps, study};
 
 /// 400 ms a call, four at a time: few requests make for much load.
 fn slow() -> Settings {
@@ -127,4 +129,30 @@ fn what_is_recorded_is_the_run_that_was_judged() {
     assert_eq!((arrivals, misses), (run.arrivals, run.arrivals - run.counted.met));
     assert_eq!(timeline.marks.len(), run.changes.len());
     assert!(timeline.marks.iter().all(|mark| !mark.words.is_empty()));
+}
+
+#[test]
+fn a_scheduled_opening_finds_its_replicas_and_the_night_costs_nothing() {
+    let mut settings = slow();
+    settings.cold_start = "60s".parse().unwrap();
+    let load = Load::Office("peak=10,crowds=0,days=2".parse().unwrap());
+    let mut rules = rules(&settings);
+    let morning = json!({
+        "name": "morning", "timezone": "UTC", "days": ["mon", "tue", "wed", "thu", "fri", "sat", "sun"],
+        "from": 418, "to": 480, "bounds": {"between": {"floor": 1, "cap": null}}, "on_request": "wake", "prewarm": null,
+    });
+    rules.schedules = vec![serde_json::from_value(morning).expect("a schedule")];
+    let plain = Score::of(&run_ours(&settings, &load, 1));
+    let run = run(&settings, &load, &mut Ours::new(rules), 1);
+    let score = Score::of(&run);
+    let (opening, before) = (score.opening.unwrap(), plain.opening.unwrap());
+    assert!(opening >= 0.995 && before < opening, "{opening} after {before}");
+    assert!(score.replica_hours < plain.replica_hours * 1.01, "{score:?} and {plain:?}");
+    // From the evening's zero to the pre-warm of the second morning there is not one change.
+    let day = secs(24 * 3600);
+    let evening = run.changes.iter().position(|change| change.to == 0 && change.at > day * 3 / 4).unwrap();
+    let morning = &run.changes[evening + 1];
+    let opens = day + secs(418 * 60);
+    assert!(run.changes[evening].at < day * 6 / 7, "{:?}", run.changes[evening]);
+    assert!((opens - secs(60 + 35)..opens - secs(60)).contains(&morning.at), "{morning:?}");
 }
