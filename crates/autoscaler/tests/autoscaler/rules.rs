@@ -1,8 +1,10 @@
 //! One rule at a time.
 
+use std::time::Duration;
+
 use autoscaler::{
-    decide::{Reason, Zero},
-    policy::IdleAfter,
+    decide::{Decision, Reason, Zero},
+    policy::{IdleAfter, Objective, Slo},
 };
 
 use crate::world::{World, limits, policy, secs, term};
@@ -102,16 +104,34 @@ fn down_keeps_the_highest_target_of_five_minutes_and_goes_by_quarters_a_minute_a
     assert!((4..=6).contains(&world.wanted()), "300/s needs about 4: {}", world.wanted());
 }
 
+/// Three replicas where two are called for at `rate` by an SLO of `slo`, after the memory of the way down.
+fn one_too_many(rate: f64, slo: Duration) -> Decision {
+    let mut world = World::with_ready(policy(1, 10), 3);
+    world.latency.tail_permille = 1000;
+    world.policy.slo = Slo::Latency(Objective { target: slo, percentile: 0.99 });
+    for _ in 0..700 {
+        world.scale(3);
+        world.tick(rate);
+    }
+    world.scale(3);
+    world.tick(rate)
+}
+
 #[test]
 fn a_smaller_fleet_that_could_not_bear_a_tenth_more_is_not_formed() {
-    let mut world = World::with_ready(policy(1, 10), 4);
-    world.run(1000, 330.0);
-    let enough = world.wanted();
-    let mut tight = world.clone();
-    tight.scale(enough + 1);
-    tight.run(400, 330.0);
-    let decision = tight.run(300, 330.0);
-    assert!(decision.to == enough || limits(&decision).contains(&"consolidation"), "{decision:?}");
+    // At 125/s 0.8 % wait for more than the 20 ms that are left, at 137/s 1.9 %.
+    let slo = Duration::from_millis(60);
+    let kept = one_too_many(125.0, slo);
+    assert_eq!((kept.target, limits(&kept)), (2, vec!["consolidation"]), "{kept:?}");
+    let formed = one_too_many(105.0, slo);
+    assert_eq!((formed.target, formed.to), (2, 2), "{formed:?}");
+}
+
+#[test]
+fn a_smaller_fleet_whose_slots_would_be_full_is_not_formed() {
+    // Who may wait for 20 s can be served by two; 7 of their eight slots would be in use.
+    let kept = one_too_many(175.0, secs(20));
+    assert_eq!((kept.target, limits(&kept)), (2, vec!["consolidation"]), "{kept:?}");
 }
 
 #[test]
