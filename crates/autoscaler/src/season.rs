@@ -38,7 +38,7 @@ pub(crate) struct Season {
     /// By date, oldest first.
     days: VecDeque<Day>,
     /// The slot of the last observation, whole or not.
-    #[serde(skip)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     open: Option<Place>,
 }
 
@@ -51,7 +51,7 @@ struct Day {
 }
 
 /// A slot of a day.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Place {
     date: i64,
     weekend: bool,

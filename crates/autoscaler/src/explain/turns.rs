@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{
-    limiting, schedule,
+    limiting, schedule, season_in_words,
     words::{quantity, span},
 };
 use crate::{
@@ -59,12 +59,13 @@ fn more(decision: &Decision, scale: &Scale<'_>) -> (String, Option<f64>) {
 /// `None` where nothing is to be said: of the last replica it is said when it goes to zero.
 fn fewer(decision: &Decision, scale: &Scale<'_>) -> Option<(String, Option<f64>)> {
     let to = decision.to;
-    let floor = decision.terms.iter().find_map(|term| match &term.why {
-        Why::Schedule(floor) if term.replicas >= to => Some(floor),
+    let of_time = decision.terms.iter().filter(|term| term.replicas >= to).find_map(|term| match &term.why {
+        Why::Schedule(floor) => Some(schedule::floor(floor, decision.at)),
+        Why::Season(season) => Some(season_in_words(season, decision)),
         _ => None,
     });
-    if let Some(floor) = floor {
-        return Some((format!("no fewer: {}", schedule::floor(floor, decision.at)), None));
+    if let Some(time) = of_time {
+        return Some((format!("no fewer: {time}"), None));
     }
     if to <= decision.bounds.min {
         return Some((format!("no fewer: never fewer than {}", decision.bounds.min), None));

@@ -17,10 +17,11 @@ fn logged(world: &mut World, log: &Log, seconds: u64, rate: f64) {
     }
 }
 
-/// Ten minutes of calm, a burst, and the long way down.
+/// Ten minutes of calm, a burst that leaves a queue, and the long way down.
 fn day() -> (World, Log) {
     let (mut world, log) = (World::with_ready(policy(1, 10), 2), Log::default());
-    for (seconds, rate) in [(600, 150.0), (60, 500.0), (1800, 50.0)] {
+    for (seconds, rate, queue) in [(600, 150.0, 0.0), (60, 500.0, 30_000.0), (1800, 50.0, 0.0)] {
+        world.queue += queue;
         logged(&mut world, &log, seconds, rate);
     }
     (world, log)

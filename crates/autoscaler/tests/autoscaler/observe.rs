@@ -95,11 +95,14 @@ fn the_slo_is_counted_as_observed_and_predicted_by_the_sizing_and_both_are_said(
     assert_eq!((totals.arrivals, totals.misses), (3601.0 * 150.0, 1801.0));
     assert_eq!(totals.predicted, totals.arrivals);
     let within = totals.predicted_within().expect("a call's time is known");
-    // Two replicas bear 185.6 /s at 99 %, and have 150 /s; before there were more of them.
+    // Two replicas bear 185.4 /s at 99 %, and have 150 /s; before there were more of them.
     assert!((0.99..1.0).contains(&within), "{within}");
     let text = why("digits", &entry, &[], &clock);
     assert!(text.starts_with("digits has 10 ready replicas (would want 2, min 1, max 20)\n"), "{text}");
-    assert!(text.contains("  decision  2: peak of 150 requests/s within 10 min needs 2"), "{text}");
+    assert!(
+        text.contains("  decision  2: what came within 5 min, served at 150 requests/s, needs 2"),
+        "{text}"
+    );
     assert!(text.contains("(observed only, nothing is changed)"), "{text}");
     let line = text.lines().find_map(|line| line.strip_prefix("  observe   ")).expect("there is such a line");
     assert_eq!(

@@ -5,7 +5,7 @@ use std::time::Duration;
 use autoscaler::{
     decide::{Decision, Reason, Zero},
     demand::{Season, Why},
-    explain::{sentence, why},
+    explain::{sentence, turns, why},
     log::{Entry, Outcome},
     policy::IdleAfter,
     state::State,
@@ -73,7 +73,7 @@ fn after_three_days_the_crowd_and_the_opening_are_awaited() {
     let found = season(&shadow).expect("two days are known");
     assert!(found.shadow && found.replicas >= 6, "{found:?}");
     assert_eq!((term(&shadow, "season"), world.wanted()), (Some(0), 1));
-    let entry = Entry { decision: shadow, outcome: Outcome::Unchanged };
+    let entry = Entry { decision: shadow, outcome: Outcome::Unchanged, observed: None };
     let text = why("digits", &entry, &[], &|at| format!("{}", at.as_secs()));
     assert!(text.contains("season 0 (shadow: ") && text.contains(" by 2 days so far)"), "{text}");
     // Thursday: the night is at zero, and both are awaited one start ahead.
@@ -86,6 +86,8 @@ fn after_three_days_the_crowd_and_the_opening_are_awaited() {
     let raised = before.decide();
     assert!(matches!(season(&raised), Some(Season { shadow: false, days: 3, .. })), "{raised:?}");
     assert!(sentence(&raised).contains("had to be served on 3 days before"), "{}", sentence(&raised));
+    let change = turns(&raised).unwrap();
+    assert!(change.text.contains("; no fewer: ") && change.fewer_below.is_none(), "{}", change.text);
 }
 
 #[test]

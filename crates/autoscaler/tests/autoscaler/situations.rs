@@ -50,19 +50,19 @@ fn line(label: &str, entry: &Entry) -> String {
 }
 
 #[test]
-fn steady_load_names_its_peak_and_what_a_replica_can_do() {
+fn steady_load_names_what_it_needs_and_what_a_replica_can_do() {
     let decision = midday(10).tick(150.0);
     assert_eq!(
         sentence(&decision),
-        "2: peak of 150 requests/s within 10 min needs 2 (2 replicas ≈ 186 requests/s at p99 200 ms, 100 each when \
-         full)"
+        "2: what came within 5 min, served at 150 requests/s, needs 2 (2 replicas ≈ 185 requests/s at p99 200 ms, 100 \
+         each when full)"
     );
-    // By the sizing two replicas bear 185.6 /s and one 86.0 /s: a tenth less is 78.2 /s, which is also less than what
+    // By the sizing two replicas bear 185.4 /s and one 85.8 /s: a tenth less is 78 /s, which is also less than what
     // fills four fifths of its four slots of 40 ms, 80 /s.
     assert_eq!(
         line("change", &entry(decision, Outcome::Unchanged)),
-        "one more above a peak of 186 requests/s; one fewer once the peak within 10 min was below 78.2 requests/s \
-         for 5 min"
+        "one more once what came within 5 min needs more than 185 requests/s; one fewer once what came within 5 min \
+         needed less than 78 requests/s for 5 min"
     );
 }
 
@@ -73,20 +73,20 @@ fn a_burst_is_sized_by_its_peak_for_as_long_as_the_envelope_remembers_it() {
     let decision = world.run(120, 20.0);
     assert_eq!(
         sentence(&decision),
-        "4: peak of 330 requests/s within 10 min needs 4 (4 replicas ≈ 385 requests/s at p99 200 ms, 100 each when \
-         full)"
+        "4: what came within 5 min, served at 330 requests/s, needs 4 (4 replicas ≈ 385 requests/s at p99 200 ms, 100 \
+         each when full)"
     );
 }
 
 #[test]
 fn a_backlog_is_projected_to_when_a_replica_asked_for_now_could_help() {
     let mut world = midday(20);
-    world.queue = 6000.0;
+    world.queue = 12_000.0;
     let decision = world.tick(150.0);
-    // A second later 5,950 wait, and two replicas take 50 /s off it for 20 s.
+    // A second later 11,950 wait, and two replicas take 50 /s off it for 20 s.
     assert_eq!(
         sentence(&decision),
-        "2→3: (150 requests/s + 4,950 waiting by 20 s from now ÷ 60 s) ÷ 100 requests/s per replica"
+        "2→3: (150 requests/s + 10,950 waiting by 20 s from now ÷ 120 s) ÷ 100 requests/s per replica"
     );
 }
 
@@ -96,12 +96,13 @@ fn the_pace_of_the_way_up_is_named_where_it_holds() {
     let first = until(&mut world, 2500.0, |decision| decision.from < decision.to);
     assert_eq!(
         sentence(&first),
-        "2→5: (385 requests/s + 6,000 waiting by 20 s from now ÷ 60 s) ÷ 100 requests/s per replica"
+        "2→6: what came within 5 min, served at 2,148 requests/s, needs 22 (22 replicas ≈ 2,185 requests/s at p99 200 \
+         ms, 100 each when full); 22 called for, at most 4 more, or twice as many, in 15 s"
     );
     assert_eq!(
         sentence(&world.tick(2500.0)),
-        "5→6: (620 requests/s + 12,700 waiting by 20 s from now ÷ 60 s) ÷ 100 requests/s per replica; 9 called for, \
-         at most 4 more, or twice as many, in 15 s"
+        "want 24, have 2 of 6: at most 4 more, or twice as many, in 15 s; what came within 5 min, served at 2,324 \
+         requests/s, needs 24 (24 replicas ≈ 2,385 requests/s at p99 200 ms, 100 each when full)"
     );
 }
 
@@ -111,12 +112,12 @@ fn the_most_that_is_allowed_says_how_many_are_missing() {
     let decision = world.run(60, 600.0);
     assert_eq!(
         sentence(&decision),
-        "want 11, have 3: never more than 3; (600 requests/s + 26,100 waiting by 20 s from now ÷ 60 s) ÷ 100 \
+        "want 9, have 3: never more than 3; (600 requests/s + 26,000 waiting by 20 s from now ÷ 120 s) ÷ 100 \
          requests/s per replica"
     );
     assert_eq!(
         line("change", &entry(decision, Outcome::Unchanged)),
-        "no more: never more than 3; one fewer once the peak within 10 min was below 160 requests/s for 5 min"
+        "no more: never more than 3; one fewer once what came within 5 min needed less than 160 requests/s for 5 min"
     );
 }
 
@@ -128,8 +129,8 @@ fn replicas_without_a_place_are_counted_with_what_the_platform_says() {
     let decision = world.run(120, 300.0);
     assert_eq!(
         sentence(&decision),
-        "want 8, have 1 of 5: 4 pending without a place to run (insufficient nvidia.com/gpu); (300 requests/s + 28,000 \
-         waiting by 20 s from now ÷ 60 s) ÷ 100 requests/s per replica"
+        "want 6, have 1 of 4: 3 pending without a place to run (insufficient nvidia.com/gpu); (300 requests/s + 28,000 \
+         waiting by 20 s from now ÷ 120 s) ÷ 100 requests/s per replica"
     );
 }
 
@@ -141,8 +142,8 @@ fn replicas_that_crash_are_counted_with_how_they_ended() {
     let decision = world.run(60, 300.0);
     assert_eq!(
         sentence(&decision),
-        "want 6, have 1 of 4: 3 replicas do not start (exited with status 1); (300 requests/s + 16,000 waiting by 20 s \
-         from now ÷ 60 s) ÷ 100 requests/s per replica"
+        "want 5, have 1 of 4: 3 replicas do not start (exited with status 1); (300 requests/s + 16,000 waiting by 20 s \
+         from now ÷ 120 s) ÷ 100 requests/s per replica"
     );
 }
 
@@ -155,7 +156,8 @@ fn a_gateway_that_is_not_heard_vetoes_the_way_down_by_name() {
     assert_eq!(sentence(&decision), "want 1, keep 5: gateway-b was not heard for 13 min");
     assert_eq!(
         line("change", &entry(decision, Outcome::Unchanged)),
-        "one more above a peak of 485 requests/s; no fewer for now: gateway-b was not heard for 13 min"
+        "one more once what came within 5 min needs more than 485 requests/s; no fewer for now: gateway-b was not heard \
+         for 13 min"
     );
 }
 
@@ -169,8 +171,8 @@ fn the_memory_of_the_way_down_says_what_it_remembers() {
     let step = until(&mut world, 50.0, |decision| decision.to < decision.from);
     assert_eq!(
         sentence(&step),
-        "5→4: peak of 50 requests/s within 10 min needs 1 (1 replica ≈ 86 requests/s at p99 200 ms, 100 when full); 1 \
-         called for, the last 5 min called for 4"
+        "5→4: what came within 5 min, served at 50 requests/s, needs 1 (1 replica ≈ 85.8 requests/s at p99 200 ms, 100 \
+         when full); 1 called for, the last 5 min called for 4"
     );
 }
 
@@ -182,11 +184,11 @@ fn a_smaller_fleet_that_would_be_too_tight_says_so_and_from_which_load_on_it_is_
         sentence(&decision),
         "want 2, keep 3: 2 would not hold the SLO with a tenth more load and a fifth of their room free"
     );
-    // Two bear 185.6 /s, a tenth less is 168.7 /s; four fifths of their eight slots of 40 ms are full at 160 /s.
+    // Two bear 185.4 /s, a tenth less is 168.5 /s; four fifths of their eight slots of 40 ms are full at 160 /s.
     assert_eq!(
         line("change", &entry(decision, Outcome::Unchanged)),
-        "one more above a peak of 286 requests/s; one fewer once the peak within 10 min was below 160 requests/s for \
-         5 min"
+        "one more once what came within 5 min needs more than 285 requests/s; one fewer once what came within 5 min \
+         needed less than 160 requests/s for 5 min"
     );
 }
 

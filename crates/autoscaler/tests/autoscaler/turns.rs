@@ -48,7 +48,7 @@ fn before_a_call_was_measured_it_is_what_is_in_flight_that_counts() {
     assert_eq!(turns.fewer_below, Some(4.0 / 1.1));
     assert_eq!(
         turns.text,
-        "one more above a peak of 8 requests in flight; one fewer once the peak within 10 min was below 3.6 requests \
+        "one more above a peak of 8 requests in flight; one fewer once the peak within 5 min was below 3.6 requests \
          in flight for 5 min"
     );
 }

@@ -68,10 +68,10 @@ fn the_whole_picture_has_state_load_capacity_decision_next_and_last() {
     let expected = "\
 digits has 1 ready replica (want 1, min 0, max 10)
   load      0 requests/s, 0 in flight, 0 waiting (1 gateway reporting, newest 0 ms ago)
-  capacity  1 replica ≈ 86 requests/s at p99 200 ms, 100 when full, 4 at a time in 40 ms (learned from 1,000 calls)
+  capacity  1 replica ≈ 85.8 requests/s at p99 200 ms, 100 when full, 4 at a time in 40 ms (learned from 1,000 calls)
   terms     envelope 1 · waiting 0 · backlog 0 · warm 1
-  decision  1: what came within 78 s, served at 3 requests/s, needs 1 (1 replica ≈ 86 requests/s at p99 200 ms, 100 when full)
-  change    one more once what came within 78 s needs more than 86 requests/s
+  decision  1: what came within 78 s, served at 3 requests/s, needs 1 (1 replica ≈ 85.8 requests/s at p99 200 ms, 100 when full)
+  change    one more once what came within 78 s needs more than 85.8 requests/s
   next      to zero at 00:11:05 if nobody comes
   last      00:00:06 0→1: first request, 3 waiting and 0 in flight (requests); a start takes up to 20 s";
     assert_eq!(text, expected);
