@@ -6,7 +6,7 @@
 
 mod affinity;
 mod learned;
-pub(crate) mod limit;
+pub mod limit;
 pub(crate) mod run;
 mod shares;
 pub(crate) mod yielding;
@@ -15,8 +15,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub use self::run::{Run, Usage};
 pub(crate) use self::{affinity::Table, learned::Learned};
+pub use self::{
+    learned::Averages,
+    run::{Run, Usage},
+};
 
 /// How a model that generates tokens is dispatched.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -86,6 +89,14 @@ pub(crate) enum Courtesy {
     LeavesRoom,
     /// As many as those others need who are there, lest they notice.
     GivesWay,
+}
+
+/// How long a stream may wait for a place where its first token is meant to come within `ttft`, and near certainly comes
+/// within `answer` of being sent: what that leaves of the target, and half of the target where the prompt alone needs all
+/// of it.
+#[must_use]
+pub fn patience(ttft: Duration, answer: Duration) -> Duration {
+    ttft.saturating_sub(answer).max(ttft / 2)
 }
 
 /// Prompt tokens that count as one row where the time to the first token is predicted.

@@ -264,14 +264,13 @@ impl Shared {
         Some(if chat.is_streamed() { Needs { answer: first, end } } else { Needs { answer: end, end } })
     }
 
-    /// How long a request may wait for a place, once replicas take calls: what the target for the first token leaves,
-    /// and half of that target where its prompt alone needs all of it. To wait for longer would be to miss the target
-    /// with certainty, and to have all who come later miss it too. `None`: as long as its deadline.
+    /// How long a request may wait for a place, once replicas take calls; see [`chat::patience`]. To wait for longer would
+    /// be to miss the target for the first token with certainty, and to have all who come later miss it too. `None`: as
+    /// long as its deadline.
     pub(crate) fn patience(&self, request: &Request, needs: &Needs) -> Option<Duration> {
         let learned =
             self.chat.as_ref().filter(|_| request.chat.as_ref().is_some_and(|chat| chat.is_streamed()))?;
-        let target = learned.config.ttft.latency;
-        Some(target.saturating_sub(needs.answer).max(target / 2))
+        Some(chat::patience(learned.config.ttft.latency, needs.answer))
     }
 
     /// Takes a seat for a request; `None` if all replicas that take calls are full.

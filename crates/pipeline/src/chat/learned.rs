@@ -45,9 +45,9 @@ pub(crate) struct Learned {
 
 /// Averages over generations that ended well, and the time per token by how many there were at a time.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Averages {
+pub struct Averages {
     /// Time per output token, with generations at the replica in place of rows.
-    pub(crate) line: Latency,
+    pub line: Latency,
     /// Seconds that replicas take to a first token.
     ttft: f64,
     /// First tokens so far.
@@ -57,7 +57,7 @@ pub(crate) struct Averages {
     /// Seconds for which one takes its place at a replica.
     occupancy: f64,
     /// Generations that ended well.
-    pub(crate) ended: u64,
+    ended: u64,
 }
 
 #[derive(Debug, Default)]
@@ -183,12 +183,12 @@ impl Learned {
         ChatStats {
             streams: read(&counts.streams),
             tokens_in_flight: read(&counts.tokens_in_flight),
-            ttft: Duration::from_secs_f64(averages.ttft),
+            ttft: averages.ttft(),
             tpot_fixed: Duration::from_secs_f64(averages.line.fixed()),
             tpot_per_stream: Duration::from_secs_f64(averages.line.per_row()),
             tpot_tail: averages.line.tail(),
-            output_tokens: averages.output_tokens,
-            samples: averages.ended,
+            output_tokens: averages.mean_tokens(),
+            samples: averages.samples(),
             ttft_histogram: counts.ttft.counts(),
             tpot_histogram: counts.tpot.counts(),
             ttft_misses: read(&counts.ttft_misses),
@@ -213,14 +213,15 @@ impl Learned {
 }
 
 impl Averages {
-    fn begun(&mut self, at_replica: Duration) {
+    /// A first token has come, so long after its call was sent.
+    pub fn begun(&mut self, at_replica: Duration) {
         self.begun += 1;
         let weight = WEIGHT.max(1.0 / self.begun as f64);
         self.ttft += weight * (at_replica.as_secs_f64() - self.ttft);
     }
 
     /// Learns from a generation of so many tokens that had its place at a replica for `occupancy`.
-    pub(crate) fn ended(&mut self, output_tokens: u64, occupancy: Duration) {
+    pub fn ended(&mut self, output_tokens: u64, occupancy: Duration) {
         self.ended += 1;
         let weight = WEIGHT.max(1.0 / self.ended as f64);
         self.output_tokens += weight * (output_tokens as f64 - self.output_tokens);
@@ -234,8 +235,27 @@ impl Averages {
     }
 
     /// For how long a generation has its place at a replica; `None` before one has ended.
-    pub(crate) fn occupancy(&self) -> Option<Duration> {
+    #[must_use]
+    pub fn occupancy(&self) -> Option<Duration> {
         (self.ended > 0).then(|| Duration::from_secs_f64(self.occupancy))
+    }
+
+    /// Mean time that replicas take to a first token; zero before there was one.
+    #[must_use]
+    pub fn ttft(&self) -> Duration {
+        Duration::from_secs_f64(self.ttft)
+    }
+
+    /// Mean output tokens of a generation; zero before one has ended.
+    #[must_use]
+    pub fn mean_tokens(&self) -> f64 {
+        self.output_tokens
+    }
+
+    /// Generations that ended well.
+    #[must_use]
+    pub fn samples(&self) -> u64 {
+        self.ended
     }
 }
 

@@ -45,8 +45,9 @@ const INCREASE: f64 = 2.0;
 /// What a refusal of the engine leaves of the limit.
 const REFUSED: f64 = 0.9;
 
+/// The generations that one replica may have at a time, and what that follows from.
 #[derive(Clone, Debug)]
-pub(crate) struct Streams {
+pub struct Streams {
     /// By time to first token.
     admitted: f64,
     /// First tokens were late: the engine's own limit is near.
@@ -66,7 +67,9 @@ pub(crate) struct Streams {
 }
 
 impl Streams {
-    pub(crate) fn new(config: &Config) -> Self {
+    /// Before anything was seen.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
         Self {
             admitted: START,
             met: false,
@@ -80,12 +83,14 @@ impl Streams {
         }
     }
 
-    pub(crate) fn get(&self) -> u32 {
+    /// Generations it may have now; at least one.
+    #[must_use]
+    pub fn get(&self) -> u32 {
         (self.admitted as u32).min(self.paced.unwrap_or(u32::MAX)).max(1)
     }
 
     /// A first token came after `elapsed` while the replica had `load` generations, this one included.
-    pub(crate) fn first_token(&mut self, elapsed: Duration, load: u32) {
+    pub fn first_token(&mut self, elapsed: Duration, load: u32) {
         let (load, seconds) = (f64::from(load), elapsed.as_secs_f64());
         if load <= FEW.max(self.admitted * LITTLE) {
             let weight = if self.alone > 0.0 { NEWEST } else { 1.0 };
@@ -107,7 +112,7 @@ impl Streams {
 
     /// A segment's tokens took `per_token` each while the replica, which is `slowness` times as slow as the line says,
     /// had `load` generations.
-    pub(crate) fn paced(&mut self, line: &Latency, slowness: f64, per_token: Duration, load: u32) {
+    pub fn paced(&mut self, line: &Latency, slowness: f64, per_token: Duration, load: u32) {
         self.together = self.together.max(load);
         if line.samples() < SEGMENTS {
             return;
