@@ -28,6 +28,9 @@ pub struct Score {
     pub late: f64,
     pub shed: f64,
     pub timed_out: f64,
+    /// Part whose first token, and whose others, came as fast as they should; `None` where whole answers are judged.
+    pub ttft: Option<f64>,
+    pub tpot: Option<f64>,
     /// Part that was met in the worst five minutes; `None` where there were never enough requests.
     pub worst: Option<f64>,
     /// Part that was met in the half-hours after openings, which follow an hour of silence.
@@ -58,6 +61,8 @@ impl Score {
             late: counted.late as f64 / all,
             shed: counted.shed as f64 / all,
             timed_out: counted.timed_out as f64 / all,
+            ttft: run.kept.map(|kept| kept.ttft as f64 / all),
+            tpot: run.kept.map(|kept| kept.tpot as f64 / all),
             worst: worst(&run.slots),
             opening: opening(&run.slots),
             replica_hours: run.replica_time.as_secs_f64() / 3600.0,

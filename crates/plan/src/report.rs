@@ -52,15 +52,15 @@ pub fn html(about: &About, study: &Study, comparison: &Comparison, pictures: &[P
         verdict = verdict(comparison),
         table = table(comparison),
         frontier = frontier::picture(comparison),
-        legend = panel::LEGEND,
+        legend = panel::legend(comparison),
         method = METHOD,
     )
 }
 
 const METHOD: &str = "<section class=\"soft\"><h2>How to read this</h2>\n\
     <p>Requests are simulated one by one, in virtual time; Tidegate's decisions are made by the code that decides in \
-    production, starting with nothing learned. A request counts as within the SLO only if its answer came in time: \
-    refusals, time-outs and waits for a start count as misses. Replica-hours are paid from creation to deletion, \
+    production, starting with nothing learned. A request counts as within the SLO only if its answer came in time, \
+    or, where the SLO is one of tokens, its first token (TTFT) and the others on average (TPOT): refusals, time-outs and waits for a start count as misses. Replica-hours are paid from creation to deletion, \
     pending and draining included. All policies begin with the same replicas, behind the same gateway, and meet the \
     same requests and starts; the optimum knows all of them beforehand, and ×4 means \
     that a miss is worth four times the replica time of a request. “At equal SLO” is read off between the \
@@ -106,7 +106,7 @@ fn other(equal: &Equal) -> String {
 }
 
 fn table(comparison: &Comparison) -> String {
-    let heads = [
+    let mut heads = vec![
         "Policy",
         "Within SLO",
         "Worst 5 min",
@@ -117,6 +117,9 @@ fn table(comparison: &Comparison) -> String {
         "Most<br>replicas",
         "Changes, reversals,<br>wasted starts /h",
     ];
+    if comparison.is_of_tokens() {
+        heads.splice(2..2, ["TTFT in time", "TPOT in time"]);
+    }
     let head: String = heads.iter().map(|head| format!("<th scope=\"col\">{head}</th>")).collect();
     let ours = comparison.our_summary().map(|summary| row(summary, None)).unwrap_or_default();
     let others = comparison
@@ -143,7 +146,7 @@ fn row(summary: &Summary, equal: Option<&Equal>) -> String {
             .unwrap_or_default();
     let percents = [&summary.late, &summary.shed, &summary.timed_out].map(|mean| short(mean.mean * 100.0));
     let habits = [&summary.changes_per_hour, &summary.reversals_per_hour, &summary.wasted_per_hour];
-    let cells = [
+    let mut cells = vec![
         percent(&summary.met),
         part(&summary.worst_five_minutes),
         part(&summary.opening),
@@ -153,6 +156,7 @@ fn row(summary: &Summary, equal: Option<&Equal>) -> String {
         short(summary.most_replicas.mean),
         habits.map(|mean| short(mean.mean)).join(" · "),
     ];
+    cells.splice(1..1, [&summary.ttft_met, &summary.tpot_met].into_iter().flatten().map(percent));
     let cells: String = cells.iter().map(|cell| format!("<td>{cell}</td>")).collect();
     let family = summary.contestant.family;
     format!("<tr><th scope=\"row\">{} {}</th>{cells}</tr>", chart::key(family), escaped(&summary.name))

@@ -7,6 +7,8 @@ use crate::Error;
 const USAGE: &str = "250ms, 8ms+1ms/row or 300ms+20ms/token+0.5ms/stream";
 /// Tokens of an answer where the trace does not tell.
 pub const TOKENS: u32 = 200;
+/// Streams that are believed in where one more slows none down: as many as the gateway ever sends.
+const STREAMS_MOST: f64 = 8192.0;
 /// Rows a merged call has at most, where nothing is said.
 const ROWS: u32 = 32;
 
@@ -43,6 +45,17 @@ impl Service {
             Self::Batch { rows, .. } => *rows,
             Self::Single { .. } | Self::Chat { .. } => slots,
         }
+    }
+
+    /// The most streams of which each token takes no longer than `per_token`; one where none does, or answers are no
+    /// streams.
+    #[must_use]
+    pub fn streams_within(&self, per_token: Duration) -> u32 {
+        let Self::Chat { token, per_stream, .. } = self else { return 1 };
+        let left = per_token.as_secs_f64() - token.as_secs_f64();
+        // A ratio that is whole but for rounding is whole; none at all is slowed down by nobody.
+        let streams = (left / per_stream.as_secs_f64() + 1e-9).floor();
+        if streams.is_nan() { STREAMS_MOST as u32 } else { streams.clamp(1.0, STREAMS_MOST) as u32 }
     }
 
     /// Seconds a token takes while `streams` run.
@@ -142,5 +155,16 @@ mod tests {
         assert!((rate("250ms", 4) - 16.0).abs() < 1e-9);
         assert!((rate("8ms+1ms/row", 1) - 800.0).abs() < 1e-9);
         assert!((rate("300ms+20ms/token+0.5ms/stream", 16) - 16.0 / 3.1).abs() < 1e-9);
+    }
+
+    #[test]
+    fn as_many_streams_fit_as_leave_each_token_its_time() {
+        let streams =
+            |text: &str, ms_per_token: f64| text.parse::<Service>().unwrap().streams_within(ms(ms_per_token));
+        assert_eq!(streams("300ms+20ms/token+0.5ms/stream", 60.0), 80);
+        assert_eq!(streams("300ms+20ms/token+0.5ms/stream", 30.4), 20);
+        assert_eq!(streams("300ms+20ms/token+0.5ms/stream", 20.1), 1, "one is late, none would be useless");
+        assert_eq!((streams("1s+20ms/token", 60.0), streams("1s+20ms/token", 20.0)), (8192, 8192));
+        assert_eq!((streams("1s+20ms/token", 10.0), streams("1s", 60.0)), (1, 1));
     }
 }

@@ -43,7 +43,7 @@ const QUEUE: Duration = Duration::from_secs(120);
 pub struct Study {
     pub settings: Settings,
     pub load: Load,
-    /// Tidegate's rules, whose SLO is one of whole answers.
+    /// Tidegate's rules, whose SLO is the one of `settings`.
     pub rules: Rules,
     /// At least one.
     pub seeds: Vec<u64>,

@@ -11,7 +11,9 @@ mod gateway;
 mod judged;
 mod replica;
 mod sight;
+mod streamed;
 mod time;
+mod tokens;
 
 use std::time::Duration;
 
@@ -19,7 +21,6 @@ use arrivals::{Arrival, Arrivals, Schedule, spacing::Spacing};
 use autoscaler::policy::{Bounds, Objective};
 use rand::{SeedableRng as _, rngs::StdRng};
 
-pub use self::judged::{Change, Counted, Outcomes, Run};
 use self::{
     calendar::{Calendar, Event},
     fleet::Fleet,
@@ -32,6 +33,10 @@ pub(crate) use self::{
     fleet::Standing,
     judged::{SLOT, Slot},
     time::Time,
+};
+pub use self::{
+    judged::{Change, Counted, Kept, Outcomes, Run},
+    tokens::TokenSlo,
 };
 use crate::{
     policy::{Moment, Policy, Seen},
@@ -52,8 +57,10 @@ pub struct Settings {
     pub variation: f64,
     /// Calls one replica has at a time, where they are not merged.
     pub slots: u32,
-    /// Of whole answers, whatever the service.
+    /// Of whole answers, or of the first token where `tokens` are judged.
     pub slo: Objective,
+    /// What is asked of the other tokens, where these are judged and not whole answers; the service is chat then.
+    pub tokens: Option<TokenSlo>,
     /// When a request must have its answer.
     pub deadline: Duration,
     pub cold_start: ColdStart,
@@ -109,7 +116,7 @@ impl<'a> World<'a> {
             calendar: Calendar::default(),
             gateway: Gateway::new(settings),
             fleet,
-            judge: Judge::new(slots as usize, settings.slo.target),
+            judge: Judge::new(slots as usize, settings),
             sight: Sight::new(settings),
             woken: false,
             timeline: None,
@@ -183,7 +190,7 @@ impl<'a> World<'a> {
             _ => 1.0,
         };
         let tokens = arrival.tokens.map_or(f64::from(TOKENS) * factor, f64::from);
-        Job { arrived: self.now, factor: factor as f32, tokens: tokens.max(1.0) as f32 }
+        Job { arrived: self.now, factor: factor as f32, tokens: tokens.max(1.0) as f32, cold: false }
     }
 
     fn happen(&mut self, event: Event, policy: &mut dyn Policy) {
@@ -225,7 +232,7 @@ impl<'a> World<'a> {
                 self.flush();
             }
             Event::Stream { replica, version } => {
-                self.end_streams(replica, version);
+                self.step_streams(replica, version);
                 self.flush();
             }
         }
@@ -308,35 +315,6 @@ impl<'a> World<'a> {
         }
         self.fleet.put_batch(replica, batch);
         self.fleet.leave_all(replica, self.now);
-    }
-
-    fn send_stream(&mut self, replica: u32) {
-        let Some(job) = self.gateway.take() else { return };
-        self.fleet.enter(replica, 1);
-        self.gateway.in_flight += 1;
-        let next = self.fleet.start_stream(replica, job, self.now, &self.settings.service);
-        self.schedule_stream(replica, next);
-    }
-
-    fn end_streams(&mut self, replica: u32, version: u32) {
-        if !self.fleet.is_current(replica, version) {
-            return;
-        }
-        while let Some((job, began)) = self.fleet.end_stream(replica, self.now, &self.settings.service) {
-            self.gateway.in_flight -= 1;
-            self.gateway.latency.observe(1, self.now.since(began), 1.0);
-            let outcome = self.judge.answered(job.arrived, self.now, self.settings.deadline);
-            self.record(job, outcome);
-            self.fleet.leave(replica, self.now);
-        }
-        let next = self.fleet.next_stream(replica, self.now, &self.settings.service);
-        self.schedule_stream(replica, next);
-    }
-
-    fn schedule_stream(&mut self, replica: u32, next: Option<(Time, u32)>) {
-        if let Some((at, version)) = next {
-            self.calendar.push(at, Event::Stream { replica, version });
-        }
     }
 
     /// The end of a call by itself, which would have ended at `ends` if it had not been broken off.

@@ -16,14 +16,19 @@ use crate::{
 /// Decisions that are listed in words.
 const LISTED: usize = 200;
 
-pub(super) const LEGEND: &str = "<p class=\"legend\"><span><i class=\"box\" \
+const LEGEND: &str = "<p class=\"legend\"><span><i class=\"box\" \
     style=\"background:var(--ready)\"></i>ready</span><span><i class=\"box\" \
     style=\"background:var(--starting)\"></i>starting</span><span><i class=\"bar\" \
     style=\"color:var(--demand)\"></i>demand: arrivals over what a full replica takes</span><span><i class=\"bar\" \
     style=\"color:var(--ours)\"></i>wanted</span><span>▲ ▼ decisions (hover for the reason)</span><span><i \
-    class=\"bar\" style=\"color:var(--ink)\"></i>p99 of answers</span><span><i class=\"bar\" \
+    class=\"bar\" style=\"color:var(--ink)\"></i>p99 of ANSWERS</span><span><i class=\"bar\" \
     style=\"color:var(--bad)\"></i>SLO</span><span><i class=\"box\" style=\"background:var(--bad);opacity:.35\"></i>part \
     of requests outside the SLO</span></p>";
+
+/// What the pictures show.
+pub(super) fn legend(comparison: &Comparison) -> String {
+    LEGEND.replace("ANSWERS", if comparison.is_of_tokens() { "times to the first token" } else { "answers" })
+}
 
 /// `rate`: requests per second that a full replica takes.
 pub(super) fn panel(picture: &Picture, rate: f64, slo: Duration, comparison: &Comparison) -> String {
@@ -32,7 +37,9 @@ pub(super) fn panel(picture: &Picture, rate: f64, slo: Duration, comparison: &Co
     let words = comparison.summary(*contestant).map(|summary| {
         let part = |mean: &Mean| format!("{:.2} %", mean.mean * 100.0);
         let hours = summary.replica_hours.mean;
-        format!("{} within SLO, {hours:.2} replica-hours", part(&summary.met))
+        let tokens = summary.ttft_met.zip(summary.tpot_met);
+        let tokens = tokens.map(|(ttft, tpot)| format!(" (TTFT {}, TPOT {})", part(&ttft), part(&tpot)));
+        format!("{} within SLO{}, {hours:.2} replica-hours", part(&summary.met), tokens.unwrap_or_default())
     });
     format!(
         "<div class=\"panel\"><h3>{} {} <small>{}</small></h3>{}{}{}</div>\n",
@@ -40,7 +47,7 @@ pub(super) fn panel(picture: &Picture, rate: f64, slo: Duration, comparison: &Co
         escaped(&name),
         words.unwrap_or_default(),
         replicas(&name, timeline, rate),
-        latency(&name, timeline, slo),
+        latency(&name, timeline, slo, if comparison.is_of_tokens() { "TTFT" } else { "latency" }),
         decisions(timeline)
     )
 }
@@ -102,7 +109,8 @@ fn marks(frame: &Frame, marks: &[Mark]) -> String {
     content
 }
 
-fn latency(name: &str, timeline: &Timeline, slo: Duration) -> String {
+/// `what`: the latency that is shown.
+fn latency(name: &str, timeline: &Timeline, slo: Duration, what: &str) -> String {
     let slo = slo.as_secs_f64().max(1e-3);
     let width = timeline.width.as_secs_f64();
     let read = |index: usize| timeline.latency(index, 0.99).map(|latency| latency.as_secs_f64().log10());
@@ -124,8 +132,8 @@ fn latency(name: &str, timeline: &Timeline, slo: Duration) -> String {
     let points = (0..timeline.pieces.len()).map(|i| ((i as f64 + 0.5) * width, read(i)));
     content += &frame.line("latency", points);
     content += &times(&frame, timeline);
-    content += &frame.name("p99 latency");
-    frame.svg(&format!("p99 latency with {name} over time"), &content)
+    content += &frame.name(&format!("p99 {what}"));
+    frame.svg(&format!("p99 {what} with {name} over time"), &content)
 }
 
 /// From the bottom up, the part of the requests of each piece that missed the SLO.

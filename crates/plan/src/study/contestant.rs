@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use autoscaler::policy::{Objective, Policy as Rules, Slo};
+use autoscaler::policy::{Policy as Rules, Slo};
 
 use crate::policy::{Delay, Fixed, Hpa, Keda, Kpa, Ours, Policy};
 
@@ -10,7 +10,8 @@ use crate::policy::{Delay, Fixed, Hpa, Keda, Kpa, Ours, Policy};
 const TARGETS: [u32; 9] = [30, 40, 50, 60, 70, 80, 90, 100, 120];
 /// Target utilisation for KPA; 70 is its default.
 const UTILISATIONS: [u32; 8] = [20, 30, 40, 50, 60, 70, 80, 90];
-/// Percentiles of the SLO, in hundredths of a percent, that Tidegate's rules are given besides the configured one.
+/// Percentiles of the SLO (of first tokens, where it is one of tokens), in hundredths of a percent, that Tidegate's rules
+/// are given besides the configured one.
 const PERCENTILES: [u32; 6] = [9000, 9500, 9800, 9900, 9950, 9990];
 
 /// A kind of policy.
@@ -85,8 +86,11 @@ impl Contestant {
             (_, tuning) => {
                 let mut rules = rules.clone();
                 if let Tuning::Percentile(percentile) = tuning {
-                    let percentile = f64::from(percentile) / 1e4;
-                    rules.slo = Slo::Latency(Objective { percentile, ..*rules.slo.response() });
+                    let response = match &mut rules.slo {
+                        Slo::Latency(whole) => whole,
+                        Slo::Chat { ttft, .. } => ttft,
+                    };
+                    response.percentile = f64::from(percentile) / 1e4;
                 }
                 Box::new(Ours::new(rules))
             }

@@ -18,6 +18,11 @@ pub struct Summary {
     pub late: Mean,
     pub shed: Mean,
     pub timed_out: Mean,
+    /// Part whose first token, and whose others, were in time; `None` where whole answers are judged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttft_met: Option<Mean>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tpot_met: Option<Mean>,
     pub worst_five_minutes: Option<Mean>,
     pub opening: Option<Mean>,
     pub replica_hours: Mean,
@@ -71,6 +76,8 @@ impl Summary {
             late: mean(|score| score.late)?,
             shed: mean(|score| score.shed)?,
             timed_out: mean(|score| score.timed_out)?,
+            ttft_met: some(|score| score.ttft),
+            tpot_met: some(|score| score.tpot),
             worst_five_minutes: some(|score| score.worst),
             opening: some(|score| score.opening),
             replica_hours: mean(|score| score.replica_hours)?,
@@ -100,6 +107,12 @@ impl Comparison {
         comparison.least_replica_hours = least.map(|(bound, met)| bound.replica_hours(met));
         comparison.at_equal_slo = against.iter().filter_map(|family| comparison.equal(*family)).collect();
         comparison
+    }
+
+    /// Whether the SLO is one of tokens, and not of whole answers.
+    #[must_use]
+    pub fn is_of_tokens(&self) -> bool {
+        self.our_summary().is_some_and(|summary| summary.ttft_met.is_some())
     }
 
     /// Tidegate as it is configured.

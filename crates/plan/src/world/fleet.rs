@@ -3,13 +3,15 @@
 use std::{mem, time::Duration};
 
 use autoscaler::{policy::Bounds, snapshot::Phase};
+use pipeline::chat::limit;
 use rand::{SeedableRng as _, rngs::StdRng};
 
 use super::{
     Settings,
     calendar::{Calendar, Event},
-    replica::{Job, Replica, Streams},
+    replica::{Job, Replica, Step, Streams},
     time::Time,
+    tokens,
 };
 use crate::{service::Service, start::ColdStart};
 
@@ -27,9 +29,10 @@ pub(super) struct Fleet {
     /// Those that are not gone, in the order of their creation.
     live: Vec<u32>,
     standing: Standing,
-    /// Calls that ready replicas have room for.
-    room: u32,
+    /// Calls a replica has at a time.
     seats: u32,
+    /// How many streams a new replica may have, where each finds out how many.
+    limit: Option<limit::Streams>,
     wanted: u32,
     pub(super) initial: u32,
     cold_start: ColdStart,
@@ -49,8 +52,8 @@ impl Fleet {
             all: Vec::new(),
             live: Vec::new(),
             standing: Standing::default(),
-            room: 0,
             seats: if matches!(settings.service, Service::Batch { .. }) { 1 } else { settings.slots.max(1) },
+            limit: tokens::limit(settings),
             wanted: 0,
             initial: 0,
             cold_start: settings.cold_start.clone(),
@@ -74,8 +77,7 @@ impl Fleet {
 
     /// The same before it began, with another number of replicas.
     pub(super) fn restarted(self, replicas: u32) -> Self {
-        let mut fleet =
-            Self { all: Vec::new(), live: Vec::new(), standing: Standing::default(), room: 0, ..self };
+        let mut fleet = Self { all: Vec::new(), live: Vec::new(), standing: Standing::default(), ..self };
         fleet.begin(replicas);
         fleet
     }
@@ -89,11 +91,23 @@ impl Fleet {
     }
 
     pub(super) fn has_room(&self) -> bool {
-        self.room > 0
+        self.ready_live().any(|replica| self.has_seat(replica))
     }
 
+    /// Most calls that a ready replica, or a new one, may have at a time.
     pub(super) fn seats(&self) -> u32 {
-        self.seats
+        let most = self.ready_live().map(|replica| self.seats_of(replica)).max();
+        most.unwrap_or_else(|| self.limit.as_ref().map_or(self.seats, limit::Streams::get))
+    }
+
+    /// Calls that ready replicas may have together.
+    pub(super) fn places(&self) -> u32 {
+        self.ready_live().map(|replica| self.seats_of(replica)).sum()
+    }
+
+    /// How many streams a replica may have at a time, where that is found out.
+    pub(super) fn limit(&mut self, index: u32) -> Option<&mut limit::Streams> {
+        self.all.get_mut(index as usize)?.limit.as_mut()
     }
 
     pub(super) fn live(&self) -> impl Iterator<Item = &Replica> {
@@ -120,7 +134,6 @@ impl Fleet {
 
     /// Begins one call of `requests` on a replica.
     pub(super) fn enter(&mut self, index: u32, requests: u32) {
-        self.room -= 1;
         if let Some(replica) = self.all.get_mut(index as usize) {
             replica.in_flight += requests;
             replica.served += u64::from(requests);
@@ -141,10 +154,8 @@ impl Fleet {
     fn end_call(&mut self, index: u32, requests: u32, now: Time) {
         let Some(replica) = self.all.get_mut(index as usize) else { return };
         replica.in_flight -= requests;
-        match replica.phase {
-            Some(Phase::Ready) => self.room += 1,
-            Some(Phase::Draining) if replica.in_flight == 0 => self.end(index, now),
-            _ => {}
+        if replica.phase == Some(Phase::Draining) && replica.in_flight == 0 {
+            self.end(index, now);
         }
     }
 
@@ -172,16 +183,17 @@ impl Fleet {
         &mut self,
         index: u32,
         job: Job,
+        watched: bool,
         now: Time,
         service: &Service,
     ) -> Option<(Time, u32)> {
         let streams = self.streams(index)?;
-        streams.start(job, now, service);
+        streams.start(job, watched, now, service);
         streams.next(now, service)
     }
 
-    pub(super) fn end_stream(&mut self, index: u32, now: Time, service: &Service) -> Option<(Job, Time)> {
-        self.streams(index)?.end(now, service)
+    pub(super) fn step_stream(&mut self, index: u32, now: Time, service: &Service) -> Option<Step> {
+        self.streams(index)?.step(now, service)
     }
 
     pub(super) fn next_stream(&mut self, index: u32, now: Time, service: &Service) -> Option<(Time, u32)> {
@@ -235,6 +247,7 @@ impl Fleet {
             batch: Vec::new(),
             began: now,
             streams: Streams::default(),
+            limit: self.limit.clone(),
         });
         self.live.push(index);
         self.standing.starting += 1;
@@ -247,7 +260,6 @@ impl Fleet {
         replica.ready_since = Some(now);
         self.standing.starting -= 1;
         self.standing.ready += 1;
-        self.room += self.seats;
     }
 
     /// Lets one go: the youngest that starts, else the ready one with least to do, of equals the youngest. `true`
@@ -263,10 +275,8 @@ impl Fleet {
             Some((rank(replica)?, *index))
         });
         let Some((_, index)) = ranked.min_by_key(|(rank, _)| *rank) else { return false };
-        let seats = self.seats;
         let Some(replica) = self.all.get_mut(index as usize) else { return false };
         let (starting, unused) = (replica.phase == Some(Phase::Starting), replica.served == 0);
-        let calls = if seats == 1 { u32::from(replica.in_flight > 0) } else { replica.in_flight };
         replica.phase = Some(Phase::Draining);
         let idle = replica.in_flight == 0;
         self.standing.draining += 1;
@@ -274,7 +284,6 @@ impl Fleet {
             self.standing.starting -= 1;
         } else {
             self.standing.ready -= 1;
-            self.room -= seats - calls;
         }
         if idle {
             self.end(index, now);
@@ -290,8 +299,16 @@ impl Fleet {
         self.live.retain(|live| *live != index);
     }
 
-    /// A batch is one call, whatever its requests.
+    fn ready_live(&self) -> impl Iterator<Item = &Replica> {
+        self.live().filter(|replica| replica.phase == Some(Phase::Ready))
+    }
+
+    fn seats_of(&self, replica: &Replica) -> u32 {
+        replica.limit.as_ref().map_or(self.seats, limit::Streams::get)
+    }
+
+    /// A batch is one call, whatever its requests, on a replica that has one at a time.
     fn has_seat(&self, replica: &Replica) -> bool {
-        if self.seats == 1 { replica.in_flight == 0 } else { replica.in_flight < self.seats }
+        replica.in_flight < self.seats_of(replica)
     }
 }

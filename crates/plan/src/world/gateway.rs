@@ -16,6 +16,7 @@ use super::{
     judged::Outcomes,
     replica::Job,
     time::Time,
+    tokens::Tokens,
 };
 use crate::service::Service;
 
@@ -25,7 +26,10 @@ pub(super) struct Gateway {
     queue: VecDeque<Job>,
     pub(super) in_flight: u64,
     pub(super) counters: Counters,
+    /// Of whole answers, or of first tokens where these are judged.
     pub(super) latency: Latency,
+    /// `None` where whole answers are judged.
+    pub(super) tokens: Option<Tokens>,
     /// Until when a batch is held.
     pub(super) timer: Option<Time>,
     rate: Rate,
@@ -36,7 +40,10 @@ pub(super) struct Gateway {
 
 #[derive(Debug)]
 struct Rules {
+    /// When a request must have its answer, or its first token where these are judged.
     deadline: Duration,
+    /// When it must have all of it.
+    whole: Duration,
     cold_start_timeout: Duration,
     queue: usize,
     max_hold: Duration,
@@ -64,11 +71,15 @@ impl Gateway {
             in_flight: 0,
             counters: Counters::default(),
             latency: Latency::default(),
+            tokens: Tokens::new(settings),
             timer: None,
             rate: Rate::new(origin),
             origin,
             rules: Rules {
-                deadline: settings.deadline,
+                deadline: settings
+                    .tokens
+                    .map_or(settings.deadline, |tokens| tokens.first_token.min(settings.deadline)),
+                whole: settings.deadline,
                 cold_start_timeout: settings.cold_start_timeout,
                 queue: settings.queue as usize,
                 max_hold: settings.max_hold,
@@ -85,7 +96,7 @@ impl Gateway {
     /// Takes a request in, or says how it ends: refused.
     pub(super) fn admit(
         &mut self,
-        job: Job,
+        mut job: Job,
         now: Time,
         standing: &Standing,
         fleet: &Fleet,
@@ -99,9 +110,10 @@ impl Gateway {
         let deadline = job.arrived + self.rules.deadline;
         let in_time = if standing.ready == 0 {
             self.counters.held_cold += 1;
+            job.cold = true;
             fleet.eta(now).is_none_or(|eta| eta <= deadline)
         } else {
-            self.is_in_time(now, deadline, standing.ready, fleet)
+            self.is_in_time(&job, now, standing.ready, fleet)
         };
         if !in_time || self.queue.len() >= self.rules.queue {
             return Err(Outcomes::Shed);
@@ -111,9 +123,14 @@ impl Gateway {
     }
 
     /// Whether wait and call are predicted, with a margin, to end before the deadline.
-    fn is_in_time(&self, now: Time, deadline: Time, replicas: u32, fleet: &Fleet) -> bool {
+    fn is_in_time(&self, job: &Job, now: Time, replicas: u32, fleet: &Fleet) -> bool {
         if !self.latency.trusted() || (self.queue.is_empty() && fleet.has_room()) {
             return true;
+        }
+        if let Some(tokens) = &self.tokens {
+            // A replica has many at a time, of which one ends soon.
+            let wait = tokens.wait(self.queued() + 1, fleet.places());
+            return wait.is_none_or(|wait| !self.is_too_much(job, tokens, now, wait, wait));
         }
         let (rows, calls) = match self.rules.rows {
             Some(most) => (self.latency.rows_per_call(self.rules.slo, most), f64::from(replicas)),
@@ -126,7 +143,8 @@ impl Gateway {
         let rate = calls * f64::from(rows) / seconds;
         let last = self.latency.p95(rows.min((self.queue.len() as u32).max(1)));
         let ahead = self.queue.len() as u64 + self.in_flight / 2;
-        now + stretched(Duration::from_secs_f64(ahead as f64 / rate) + last) <= deadline
+        now + stretched(Duration::from_secs_f64(ahead as f64 / rate) + last)
+            <= job.arrived + self.rules.deadline
     }
 
     /// The first one waiting, if it waits no longer: past its deadline, or for `none` to start for too long.
@@ -148,12 +166,29 @@ impl Gateway {
         let job = *self.queue.front()?;
         let deadline = job.arrived + self.rules.deadline;
         let predicts = self.latency.trusted() && self.queue.len() > 1;
+        if let Some(tokens) = self.tokens.as_ref().filter(|_| predicts) {
+            let waited = if job.cold { Duration::ZERO } else { now.since(job.arrived) };
+            if now < deadline && !self.is_too_much(&job, tokens, now, Duration::ZERO, waited) {
+                return None;
+            }
+            self.queue.pop_front();
+            return Some((job, if now >= deadline { Outcomes::TimedOut } else { Outcomes::Shed }));
+        }
         let needs = if predicts { stretched(self.latency.p95(1)) } else { Duration::ZERO };
         if now + needs < deadline {
             return None;
         }
         self.queue.pop_front();
         Some((job, if now >= deadline { Outcomes::TimedOut } else { Outcomes::Shed }))
+    }
+
+    /// Whether a stream that is sent after `wait`, and will have waited for `waited` then, comes to no good end.
+    fn is_too_much(&self, job: &Job, tokens: &Tokens, now: Time, wait: Duration, waited: Duration) -> bool {
+        let (answer, end) = tokens.needs(&self.latency);
+        let start = now + wait;
+        start + answer >= job.arrived + self.rules.deadline
+            || start + end >= job.arrived + self.rules.whole
+            || tokens.patience(answer).is_some_and(|patience| waited > patience)
     }
 
     pub(super) fn plan(&self, now: Time, replicas: u32) -> Plan {

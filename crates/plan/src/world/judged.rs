@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use super::time::Time;
+use super::{
+    Settings,
+    replica::{Job, Rest},
+    time::Time,
+};
 use crate::timeline::Timeline;
 
 /// The pieces of time that requests are counted in by their arrival.
@@ -37,6 +41,13 @@ impl Counted {
     }
 }
 
+/// Requests whose first token, and whose others, came as fast as they should. One without a whole answer is in neither.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    pub ttft: u64,
+    pub tpot: u64,
+}
+
 /// Another number of replicas is wished for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -59,6 +70,8 @@ pub struct Run {
     pub length: Duration,
     pub arrivals: u64,
     pub counted: Counted,
+    /// `None` where whole answers are judged.
+    pub kept: Option<Kept>,
     /// From creation to deletion, pending and draining included, of all replicas.
     pub replica_time: Duration,
     /// Replicas at the beginning.
@@ -75,15 +88,17 @@ pub(super) struct Judge {
     slo: Duration,
     arrivals: u64,
     counted: Counted,
+    kept: Option<Kept>,
     slots: Vec<Slot>,
     changes: Vec<Change>,
     wasted: u32,
 }
 
 impl Judge {
-    pub(super) fn new(slots: usize, slo: Duration) -> Self {
+    pub(super) fn new(slots: usize, settings: &Settings) -> Self {
         Self {
-            slo,
+            slo: settings.slo.target,
+            kept: settings.tokens.map(|_| Kept::default()),
             arrivals: 0,
             counted: Counted::default(),
             slots: vec![Slot::default(); slots],
@@ -111,6 +126,20 @@ impl Judge {
         }
     }
 
+    /// What a stream is worth whose last token comes `now`.
+    pub(super) fn streamed(&mut self, job: &Job, rest: &Rest, now: Time, settings: &Settings) -> Outcomes {
+        let Some((slo, kept)) = settings.tokens.zip(self.kept.as_mut()) else { return Outcomes::Late };
+        let ttft = rest.since.since(job.arrived);
+        if ttft > slo.first_token || now.since(job.arrived) > settings.deadline {
+            return Outcomes::TimedOut;
+        }
+        // One token has no pace.
+        let (first, pace) = (ttft <= self.slo, job.tokens < 2.0 || rest.pace.per_token <= slo.tpot.target);
+        kept.ttft += u64::from(first);
+        kept.tpot += u64::from(pace);
+        if first && pace { Outcomes::Met } else { Outcomes::Late }
+    }
+
     pub(super) fn settled(&mut self, arrived: Time, outcome: Outcomes) {
         let count = match outcome {
             Outcomes::Met => &mut self.counted.met,
@@ -136,8 +165,8 @@ impl Judge {
         initial: u32,
         timeline: Option<Timeline>,
     ) -> Run {
-        let Self { arrivals, counted, slots, changes, wasted, .. } = self;
-        Run { length, arrivals, counted, replica_time, initial, changes, wasted, timeline, slots }
+        let Self { arrivals, counted, kept, slots, changes, wasted, .. } = self;
+        Run { length, arrivals, counted, kept, replica_time, initial, changes, wasted, timeline, slots }
     }
 
     /// The last one takes what arrives at the very end.

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use autoscaler::snapshot::{GatewayView, Phase, ReplicaLoad, ReplicaView, Report, Snapshot};
 
-use super::{Settings, fleet::Fleet, gateway::Gateway, replica::Replica, time::Time};
+use super::{Settings, fleet::Fleet, gateway::Gateway, replica::Replica, time::Time, tokens::Tokens};
 
 #[derive(Debug)]
 pub(super) struct Sight {
@@ -46,8 +46,7 @@ impl Sight {
             counters: gateway.counters,
             gauges: gateway.gauges(now),
             latency: gateway.model(fleet.seats()),
-            // Whole answers are judged, so that the pace of tokens is of no use.
-            chat: None,
+            chat: gateway.tokens.as_ref().map(Tokens::model),
             replicas,
         };
         let name = Arc::clone(&self.name);

@@ -1,5 +1,6 @@
 //! The simulator as its users call it.
 
+mod chat;
 mod comparison;
 mod replay;
 mod simulation;

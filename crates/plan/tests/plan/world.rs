@@ -8,7 +8,7 @@ use plan::{
     load::Load,
     policy::{Ours, Policy},
     study::{Family, Study},
-    world::{Run, Settings, World},
+    world::{Run, Settings, TokenSlo, World},
 };
 
 pub(crate) fn secs(s: u64) -> Duration {
@@ -22,6 +22,7 @@ pub(crate) fn settings(service: &str) -> Settings {
         variation: 0.3,
         slots: 4,
         slo: Objective { target: Duration::from_millis(200), percentile: 0.99 },
+        tokens: None,
         deadline: secs(30),
         cold_start: "20s".parse().expect("a start"),
         cold_start_timeout: secs(120),
@@ -33,10 +34,24 @@ pub(crate) fn settings(service: &str) -> Settings {
     }
 }
 
+/// A first token takes 300 ms, each further one 20 ms and 0.5 ms for each stream: 80 streams have 60 ms each, which is
+/// what is asked for.
+pub(crate) fn chat(slots: u32, adaptive: bool) -> Settings {
+    let tpot = Objective { target: Duration::from_millis(60), percentile: 0.95 };
+    let mut settings = settings("300ms+20ms/token+0.5ms/stream");
+    settings.tokens = Some(TokenSlo { tpot, first_token: secs(30), adaptive });
+    settings.slo.target = secs(2);
+    (settings.slots, settings.deadline) = (slots, secs(120));
+    settings
+}
+
 pub(crate) fn rules(settings: &Settings) -> Rules {
     Rules {
         bounds: settings.bounds,
-        slo: Slo::Latency(settings.slo),
+        slo: match settings.tokens {
+            Some(tokens) => Slo::Chat { ttft: settings.slo, tpot: tokens.tpot },
+            None => Slo::Latency(settings.slo),
+        },
         idle_after: IdleAfter::Auto,
         mode: Mode::Enforce,
         assumed: Assumed { concurrency: settings.slots, cold_start: settings.cold_start.mean() },

@@ -5,6 +5,7 @@ mod load;
 mod model;
 mod moment;
 mod record;
+mod slo;
 mod table;
 mod week;
 
@@ -60,14 +61,15 @@ pub(crate) struct PlanArgs {
 #[command(next_help_heading = "Replicas")]
 pub(super) struct ReplicaArgs {
     /// What a call takes: 250ms; 8ms+1ms/row for merged ones (8ms+1ms/row*64: 64 rows at most);
-    /// 300ms+20ms/token+0.5ms/stream for chat [of a record: as measured]
+    /// 300ms+20ms/token+0.5ms/stream for chat: to the first token, for each further one, and that much longer for each
+    /// stream of the replica [of a record: as measured]
     #[arg(long)]
     service: Option<Service>,
     /// Coefficient of variation of what a call takes [default: 0.3; of a record: as measured]
     #[arg(long)]
     variation: Option<f64>,
-    /// Calls one replica has at a time, where they are not merged [default: the model's concurrency, or 8; of a
-    /// record: as measured]
+    /// Calls or streams one replica has at a time, where they are not merged [default: the model's concurrency, or 8; of
+    /// streams whose SLO is one of tokens as many as keep the TPOT, as the gateway finds out; of a record: as measured]
     #[arg(long)]
     slots: Option<u32>,
     /// From the wish for a replica until it is ready: 103s, 60s..180s, or measured ones like 41s,97s,103s [of a

@@ -239,12 +239,13 @@ async fn a_plan_without_a_load_tells_of_the_week_and_a_wrong_one_says_what_is_wr
 }
 
 #[tokio::test]
-async fn a_plan_of_a_model_with_an_slo_of_tokens_is_refused_and_its_week_is_shown() {
+async fn a_plan_of_a_model_with_an_slo_of_tokens_judges_the_first_and_the_others() {
     let folder = Folder::new();
     let text = "models:\n  - name: assistant\n    fleet: {kubernetes: {target: Deployment/a, port: 8000}}\n    \
                 protocol: openai\n    slo: {ttft: {p99: 2s}, tpot: {p95: 60ms}}\n    scaling: {min: 0, max: 4}\n";
     fs::write(folder.file("chat.yaml"), text).unwrap();
     let config = folder.file("chat.yaml").display().to_string();
+    let report = folder.file("report.html").display().to_string();
     let said = tidegate(&["plan", "--config", &config]).await;
     assert!(
         said.code == 0 && said.out.contains("0 to 4 replicas all week"),
@@ -252,7 +253,42 @@ async fn a_plan_of_a_model_with_an_slo_of_tokens_is_refused_and_its_week_is_show
         said.out,
         said.complaint
     );
-    let said = tidegate(&["plan", "--config", &config, "--steps", "5x2m"]).await;
+    // 5/s of 200 tokens on average; 80 streams of a replica have 60 ms a token each.
+    let trace: String = (0..1500).map(|n| format!("{:.1},{}\n", f64::from(n) / 5.0, 100 + n % 200)).collect();
+    fs::write(folder.file("trace.csv"), format!("TIMESTAMP,GeneratedTokens\n{trace}")).unwrap();
+    let trace = folder.file("trace.csv").display().to_string();
+    let arguments =
+        ["plan", "--config", &config, "--trace", &trace, "--cold-start", "5s", "--seeds", "2", "--quiet"];
+    let service = ["--service", "300ms+20ms/token+0.5ms/stream", "--against", "hpa,static"];
+    let said = tidegate(&[&arguments[..], &service, &["--html", &report]].concat()).await;
+    assert_eq!(said.code, 0, "{}", said.complaint);
+    let lines: Vec<_> = said.out.lines().collect();
+    assert!(lines[0].contains("TTFT 99 % within 2s, TPOT 95 % within 60ms"), "{}", said.out);
+    assert!(
+        lines[1].contains("500us for each stream, as many streams as keep the TPOT (80)"),
+        "{}",
+        said.out
+    );
+    assert!(said.out.contains("IN SLO") && said.out.contains("  TTFT  ") && said.out.contains("  TPOT  "));
+    let html = fs::read_to_string(&report).unwrap();
+    assert_eq!((html.matches("<svg").count(), html.matches("<section").count()), html_parts(&html));
+    assert!(html.contains("p99 TTFT") && html.contains("TPOT in time") && !html.contains("p99 latency"));
+    let json = async |more: &[&str]| -> serde_json::Value {
+        let said = tidegate(&[&arguments[..], &service, more, &["-o", "json"]].concat()).await;
+        serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {}", said.complaint))
+    };
+    let kept = |json: &serde_json::Value, part: &str| {
+        let fixed = |summary: &&serde_json::Value| summary["name"] == "static 1";
+        let summaries = json["results"]["summaries"].as_array().unwrap();
+        summaries.iter().find(fixed).unwrap()[part]["mean"].as_f64().unwrap()
+    };
+    let adaptive = json(&[]).await;
+    assert_eq!(adaptive["slo"]["tpot"], serde_json::json!({ "seconds": 0.06, "percentile": 0.95 }));
+    assert!(kept(&adaptive, "tpot_met") > 0.99 && kept(&adaptive, "ttft_met") > 0.99, "{adaptive}");
+    // The same with so few at a time that first tokens wait.
+    let few = json(&["--slots", "10"]).await;
+    assert!(kept(&few, "ttft_met") < 0.8 && kept(&few, "met") <= kept(&few, "ttft_met"), "{few}");
+    let said = tidegate(&[&arguments[..], &["--service", "250ms"]].concat()).await;
     assert_eq!((said.code, said.out.as_str()), (1, ""), "{}", said.complaint);
-    assert!(said.complaint.contains("only whole answers are simulated"), "{}", said.complaint);
+    assert!(said.complaint.contains("300ms+20ms/token"), "{}", said.complaint);
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
-use autoscaler::policy::{Policy as Rules, Slo};
+use anyhow::{Context as _, ensure};
+use autoscaler::policy::Policy as Rules;
 use pipeline::Batching;
 use plan::{
     report::About,
@@ -14,12 +14,10 @@ use plan::{
 };
 use serde_json::{Value, json};
 
-use super::ReplicaArgs;
+use super::{ReplicaArgs, slo};
 use crate::{config::Model, serve::policy::policy};
 
 const HOLD: Duration = Duration::from_millis(2);
-/// Part of the SLO that a call is taken to need where nothing is said.
-const SHARE: f64 = 0.2;
 /// Coefficient of variation of what a call takes, where nothing is said.
 const VARIATION: f64 = 0.3;
 
@@ -31,16 +29,7 @@ pub(super) fn settings(
     let rules = policy(model).with_context(|| {
         format!("the replicas of model {} are fixed: there is nothing to plan", model.name)
     })?;
-    let Slo::Latency(slo) = rules.slo else {
-        bail!(
-            "the SLO of model {} is one of tokens (ttft, tpot), and only whole answers are simulated: plan with a copy \
-             of the configuration in which it is one of whole answers, like slo: {{p95: 30s}}",
-            model.name
-        );
-    };
-    let service = args.service.unwrap_or(Service::Single { time: slo.target.mul_f64(SHARE) });
-    let slots = args.slots.unwrap_or(rules.assumed.concurrency);
-    ensure!(slots > 0, "--slots: a replica without a slot serves nobody");
+    let slo::Asked { slo, tokens, service, slots } = slo::asked(model, &rules, args)?;
     let variation = args.variation.unwrap_or(VARIATION);
     ensure!((0.0..=10.0).contains(&variation), "--variation: use 0 to 10");
     let settings = Settings {
@@ -48,6 +37,7 @@ pub(super) fn settings(
         variation,
         slots,
         slo,
+        tokens,
         deadline: model.deadline.default,
         cold_start: args.cold_start.clone().unwrap_or(ColdStart::Constant(rules.assumed.cold_start)),
         cold_start_timeout: model.cold_start_timeout,
@@ -65,7 +55,7 @@ pub(super) fn settings(
 
 /// What was simulated, for whoever reads the results.
 pub(super) fn about(model: &Model, study: &Study, load: &str) -> About {
-    let Settings { slo, slots, cold_start, bounds, deadline, .. } = &study.settings;
+    let Settings { slots, cold_start, bounds, deadline, .. } = &study.settings;
     let duration = |duration: Duration| humantime::format_duration(duration).to_string();
     let start = match cold_start {
         ColdStart::Constant(start) => duration(*start),
@@ -82,16 +72,17 @@ pub(super) fn about(model: &Model, study: &Study, load: &str) -> About {
             format!("{} + {} a row, up to {rows} rows", duration(fixed), duration(per_row))
         }
         Service::Chat { first, token, per_stream } => format!(
-            "{} + {} a token + {} for each stream, {slots} streams",
-            duration(first),
-            duration(token),
-            duration(per_stream)
+            "{} + {} a token + {} for each stream, {}",
+            slo::duration(first),
+            slo::duration(token),
+            slo::duration(per_stream),
+            slo::streams(&study.settings)
         ),
     };
     About {
         model: model.name.to_string(),
         load: load.to_owned(),
-        slo: format!("{} % within {}", slo.percentile * 100.0, duration(slo.target)),
+        slo: slo::words(&study.settings),
         service,
         cold_start: start,
         bounds: format!("{} to {} replicas, deadline {}", bounds.min, bounds.max, duration(*deadline)),
@@ -104,7 +95,7 @@ pub(super) fn json(model: &Model, study: &Study, load: &str, comparison: &Compar
     json!({
         "model": about.model,
         "load": about.load,
-        "slo": { "seconds": study.settings.slo.target.as_secs_f64(), "percentile": study.settings.slo.percentile },
+        "slo": slo::json(&study.settings),
         "service": about.service,
         "cold_start": about.cold_start,
         "bounds": { "min": study.settings.bounds.min, "max": study.settings.bounds.max },

@@ -10,10 +10,16 @@ use super::super::terminal::Style;
 
 const TITLES: [&str; 8] =
     ["POLICY", "IN SLO", "WORST 5 MIN", "OPENING", "REPLICA-H", "CHANGES/H", "WASTED/H", "AT EQUAL SLO"];
+/// Behind the second, where the SLO is one of tokens.
+const TOKENS: [&str; 2] = ["TTFT", "TPOT"];
 
 /// A row for Tidegate and one for each other family, or for every tuning.
 pub(super) fn text(about: &About, comparison: &Comparison, all: bool, style: Style) -> String {
-    let mut rows = vec![TITLES.map(str::to_owned).to_vec()];
+    let mut titles = TITLES.map(str::to_owned).to_vec();
+    if comparison.is_of_tokens() {
+        titles.splice(2..2, TOKENS.map(str::to_owned));
+    }
+    let mut rows = vec![titles];
     if all {
         rows.extend(comparison.summaries.iter().map(|summary| row(summary, equal(comparison, summary))));
     } else {
@@ -30,6 +36,12 @@ pub(super) fn text(about: &About, comparison: &Comparison, all: bool, style: Sty
         text.push('\n');
     }
     text.push_str(&least(comparison));
+    if comparison.is_of_tokens() {
+        text.push_str(&style.dim(
+            "TTFT, TPOT: requests whose first token, and whose others, were in time; IN SLO: both. Refused, timed out: \
+             neither.\n",
+        ));
+    }
     text.push_str(&style.dim(
         "± is the 95 % confidence interval over seeds. AT EQUAL SLO: replica-hours where the policy keeps the SLO as \
          often as Tidegate, between its tunings.\n",
@@ -59,7 +71,7 @@ fn heading(about: &About) -> String {
 
 fn row(summary: &Summary, equal: String) -> Vec<String> {
     let part = |mean: &Option<Mean>| mean.map_or("–".to_owned(), |mean| percent(&mean));
-    vec![
+    let mut cells = vec![
         summary.name.clone(),
         percent(&summary.met),
         part(&summary.worst_five_minutes),
@@ -68,7 +80,9 @@ fn row(summary: &Summary, equal: String) -> Vec<String> {
         number(&summary.changes_per_hour),
         number(&summary.wasted_per_hour),
         equal,
-    ]
+    ];
+    cells.splice(2..2, [&summary.ttft_met, &summary.tpot_met].into_iter().flatten().map(percent));
+    cells
 }
 
 fn equal(comparison: &Comparison, summary: &Summary) -> String {
