@@ -23,6 +23,8 @@ use rand::{SeedableRng as _, rngs::StdRng};
 pub struct Arrival {
     /// Since the start.
     pub at: Duration,
+    /// Tokens of the prompt, where the trace tells.
+    pub prompt: Option<u32>,
     /// Tokens of the answer, where the trace tells.
     pub tokens: Option<u32>,
 }
@@ -113,20 +115,20 @@ impl Iterator for Arrivals {
     fn next(&mut self) -> Option<Arrival> {
         match self {
             Self::Drawn(walk) => {
-                walk.next().map(|at| Arrival { at: Duration::from_secs_f64(at), tokens: None })
+                walk.next().map(|at| Arrival { at: Duration::from_secs_f64(at), prompt: None, tokens: None })
             }
             Self::Listed { listed, next } => {
-                let Listed { at, output, .. } = listed.get(*next)?;
+                let Listed { at, prompt, output } = *listed.get(*next)?;
                 *next += 1;
-                let tokens = (*output > 0).then_some(*output);
-                Some(Arrival { at: Duration::from_secs_f64(*at), tokens })
+                let told = |tokens: u32| (tokens > 0).then_some(tokens);
+                Some(Arrival { at: Duration::from_secs_f64(at), prompt: told(prompt), tokens: told(output) })
             }
             Self::Counted(steps) => {
-                steps.next().map(|at| Arrival { at: Duration::from_secs_f64(at), tokens: None })
+                steps.next().map(|at| Arrival { at: Duration::from_secs_f64(at), prompt: None, tokens: None })
             }
             Self::Burst { left } => {
                 *left = left.checked_sub(1)?;
-                Some(Arrival { at: Duration::ZERO, tokens: None })
+                Some(Arrival { at: Duration::ZERO, prompt: None, tokens: None })
             }
         }
     }

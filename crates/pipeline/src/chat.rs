@@ -102,10 +102,16 @@ pub fn patience(ttft: Duration, answer: Duration) -> Duration {
 /// Prompt tokens that count as one row where the time to the first token is predicted.
 const TOKENS_PER_ROW: u32 = 64;
 
+/// The rows that stand for a prompt of so many tokens where the time to the first token is predicted; at least one.
+#[must_use]
+pub fn prompt_rows(tokens: u32) -> u32 {
+    tokens.div_ceil(TOKENS_PER_ROW).max(1)
+}
+
 impl Chat {
     /// The rows that stand for the prompt in the latency model.
     pub(crate) fn prompt_rows(&self) -> u32 {
-        self.prompt_tokens.div_ceil(TOKENS_PER_ROW).max(1)
+        prompt_rows(self.prompt_tokens)
     }
 
     pub(crate) fn is_streamed(&self) -> bool {

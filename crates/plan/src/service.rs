@@ -4,7 +4,9 @@ use std::{str::FromStr, time::Duration};
 
 use crate::Error;
 
-const USAGE: &str = "250ms, 8ms+1ms/row or 300ms+20ms/token+0.5ms/stream";
+const USAGE: &str = "250ms, 8ms+1ms/row, 300ms+20ms/token+0.5ms/stream or 100ms+0.2ms/prompt+20ms/token";
+/// Tokens of a prompt where the trace does not tell.
+pub const PROMPT: u32 = 500;
 /// Tokens of an answer where the trace does not tell.
 pub const TOKENS: u32 = 200;
 /// Streams that are believed in where one more slows none down: as many as the gateway ever sends.
@@ -20,8 +22,8 @@ pub enum Service {
     /// Requests are merged, one batch at a time: fixed + per_row · rows.
     Batch { fixed: Duration, per_row: Duration, rows: u32 },
     /// Each request is a stream; a token takes longer the more of them the replica has:
-    /// first + tokens · (token + per_stream · streams).
-    Chat { first: Duration, token: Duration, per_stream: Duration },
+    /// first + prompt · (tokens of the prompt) + tokens · (token + per_stream · streams).
+    Chat { first: Duration, prompt: Duration, token: Duration, per_stream: Duration },
 }
 
 impl Service {
@@ -44,6 +46,26 @@ impl Service {
         match self {
             Self::Batch { rows, .. } => *rows,
             Self::Single { .. } | Self::Chat { .. } => slots,
+        }
+    }
+
+    /// The same where each prompt is one of so many tokens.
+    #[must_use]
+    pub fn with_prompts(self, tokens: f64) -> Self {
+        match self {
+            Self::Chat { first, prompt, token, per_stream } => {
+                let first = first + prompt.mul_f64(tokens);
+                Self::Chat { first, prompt: Duration::ZERO, token, per_stream }
+            }
+            Self::Single { .. } | Self::Batch { .. } => self,
+        }
+    }
+
+    /// Seconds until the first token of an answer to a prompt of so many.
+    pub(crate) fn first_token(&self, prompt: f64) -> f64 {
+        match self {
+            Self::Chat { first, prompt: each, .. } => first.as_secs_f64() + each.as_secs_f64() * prompt,
+            Self::Single { .. } | Self::Batch { .. } => 0.0,
         }
     }
 
@@ -72,31 +94,35 @@ impl Service {
 impl FromStr for Service {
     type Err = Error;
 
-    /// A sum of durations, each for the call, `/row`, `/token` or `/stream`; `8ms+1ms/row*64` sets the most rows.
+    /// A sum of durations, each for the call, `/row`, `/prompt`, `/token` or `/stream`; `8ms+1ms/row*64` sets the most rows.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let usage = || Error::Part { text: text.to_owned(), usage: USAGE };
         let (sum, rows) = match text.split_once('*') {
             Some((sum, rows)) => (sum, rows.trim().parse().ok().filter(|rows| *rows > 0).ok_or_else(usage)?),
             None => (text, ROWS),
         };
-        let (mut call, mut row, mut token, mut stream) = (Duration::ZERO, None, None, None);
+        let (mut call, mut row, mut prompt, mut token, mut stream) = (Duration::ZERO, None, None, None, None);
         for part in sum.split('+') {
             let (time, per) = part.split_once('/').unwrap_or((part, ""));
             let time = duration(time.trim())?;
             match per.trim() {
                 "" => call = time,
                 "row" => row = Some(time),
+                "prompt" => prompt = Some(time),
                 "token" => token = Some(time),
                 "stream" => stream = Some(time),
                 _ => return Err(usage()),
             }
         }
-        let service = match (row, token, stream) {
-            (None, None, None) => Self::Single { time: call },
-            (Some(per_row), None, None) => Self::Batch { fixed: call, per_row, rows },
-            (None, Some(token), stream) => {
-                Self::Chat { first: call, token, per_stream: stream.unwrap_or_default() }
-            }
+        let service = match (row, token, prompt, stream) {
+            (None, None, None, None) => Self::Single { time: call },
+            (Some(per_row), None, None, None) => Self::Batch { fixed: call, per_row, rows },
+            (None, Some(token), prompt, stream) => Self::Chat {
+                first: call,
+                prompt: prompt.unwrap_or_default(),
+                token,
+                per_stream: stream.unwrap_or_default(),
+            },
             _ => return Err(usage()),
         };
         if service.rate(1, 1.0).is_finite() { Ok(service) } else { Err(Error::NoTime) }
@@ -138,13 +164,19 @@ mod tests {
             ("8ms+1ms/row*64", Service::Batch { fixed: ms(8.0), per_row: ms(1.0), rows: 64 }),
             (
                 "0.3s+20ms/token+0.5ms/stream",
-                Service::Chat { first: ms(300.0), token: ms(20.0), per_stream: ms(0.5) },
+                Service::Chat { first: ms(300.0), prompt: ms(0.0), token: ms(20.0), per_stream: ms(0.5) },
+            ),
+            (
+                "100ms+0.2ms/prompt+20ms/token",
+                Service::Chat { first: ms(100.0), prompt: ms(0.2), token: ms(20.0), per_stream: ms(0.0) },
             ),
         ];
         for (text, service) in rows {
             assert_eq!(text.parse::<Service>().unwrap(), service, "{text}");
         }
-        for text in ["", "fast", "0ms", "1ms/row+1ms/token", "1ms/stream", "8ms+1ms/row*0", "1ms/cup"] {
+        for text in
+            ["", "fast", "0ms", "1ms/row+1ms/token", "1ms/stream", "1ms/prompt", "8ms+1ms/row*0", "1ms/cup"]
+        {
             assert!(text.parse::<Service>().is_err(), "{text:?}");
         }
     }
@@ -155,6 +187,9 @@ mod tests {
         assert!((rate("250ms", 4) - 16.0).abs() < 1e-9);
         assert!((rate("8ms+1ms/row", 1) - 800.0).abs() < 1e-9);
         assert!((rate("300ms+20ms/token+0.5ms/stream", 16) - 16.0 / 3.1).abs() < 1e-9);
+        let prompts: Service = "100ms+1ms/prompt+20ms/token".parse().unwrap();
+        assert!((prompts.with_prompts(400.0).rate(5, 100.0) - 5.0 / 2.5).abs() < 1e-9);
+        assert!((prompts.first_token(400.0) - 0.5).abs() < 1e-9);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use arrivals::Arrival;
 use autoscaler::policy::Policy as Rules;
 
 pub use self::{
@@ -26,7 +27,7 @@ use crate::{
     judge::Score,
     load::Load,
     policy::{Costs, Fixed, Optimum, Policy, plan},
-    service::TOKENS,
+    service::{PROMPT, TOKENS},
     timeline::Timeline,
     world::{Run, SLOT, Settings, World},
 };
@@ -165,10 +166,14 @@ impl Study {
         const SOME: usize = 10_000;
         let seed = self.seeds.first().copied().unwrap_or_default();
         let schedule = self.load.schedule(seed);
-        let arrivals = schedule.iter().flat_map(|schedule| schedule.arrivals(seed).take(SOME));
-        let tokens: Vec<f64> = arrivals.map(|arrival| f64::from(arrival.tokens.unwrap_or(TOKENS))).collect();
-        let mean = tokens.iter().sum::<f64>() / tokens.len().max(1) as f64;
-        self.settings.service.rate(self.settings.slots, mean)
+        let arrivals: Vec<_> =
+            schedule.iter().flat_map(|schedule| schedule.arrivals(seed).take(SOME)).collect();
+        let mean = |of: &dyn Fn(&Arrival) -> u32| {
+            arrivals.iter().map(|arrival| f64::from(of(arrival))).sum::<f64>() / arrivals.len().max(1) as f64
+        };
+        let tokens = mean(&|arrival| arrival.tokens.unwrap_or(TOKENS));
+        let prompt = mean(&|arrival| arrival.prompt.unwrap_or(PROMPT));
+        self.settings.service.with_prompts(prompt).rate(self.settings.slots, tokens)
     }
 
     /// Seed by seed, so that those that take long are not left for the end; the long ones first.

@@ -40,7 +40,7 @@ pub use self::{
 };
 use crate::{
     policy::{Moment, Policy, Seen},
-    service::{Service, TOKENS},
+    service::{PROMPT, Service, TOKENS},
     start::ColdStart,
     timeline::Timeline,
 };
@@ -190,7 +190,8 @@ impl<'a> World<'a> {
             _ => 1.0,
         };
         let tokens = arrival.tokens.map_or(f64::from(TOKENS) * factor, f64::from);
-        Job { arrived: self.now, factor: factor as f32, tokens: tokens.max(1.0) as f32, cold: false }
+        let prompt = arrival.prompt.unwrap_or(PROMPT);
+        Job { arrived: self.now, factor: factor as f32, prompt, tokens: tokens.max(1.0) as f32, cold: false }
     }
 
     fn happen(&mut self, event: Event, policy: &mut dyn Policy) {
@@ -385,6 +386,8 @@ fn needed_at_first(settings: &Settings, schedule: &Schedule, seed: u64) -> u32 {
     let first: Vec<Arrival> = schedule.arrivals(seed).take_while(|arrival| arrival.at < FIRST).collect();
     let tokens: f64 = first.iter().map(|arrival| f64::from(arrival.tokens.unwrap_or(TOKENS))).sum();
     let span = FIRST.min(schedule.length()).as_secs_f64().max(1.0);
-    let rate = settings.service.rate(settings.slots, tokens / first.len().max(1) as f64);
+    let prompts: f64 = first.iter().map(|arrival| f64::from(arrival.prompt.unwrap_or(PROMPT))).sum();
+    let each = |sum: f64| sum / first.len().max(1) as f64;
+    let rate = settings.service.with_prompts(each(prompts)).rate(settings.slots, each(tokens));
     (first.len() as f64 / span / rate).ceil() as u32
 }

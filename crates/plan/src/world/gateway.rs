@@ -184,7 +184,7 @@ impl Gateway {
 
     /// Whether a stream that is sent after `wait`, and will have waited for `waited` then, comes to no good end.
     fn is_too_much(&self, job: &Job, tokens: &Tokens, now: Time, wait: Duration, waited: Duration) -> bool {
-        let (answer, end) = tokens.needs(&self.latency);
+        let (answer, end) = tokens.needs(&self.latency, job.prompt);
         let start = now + wait;
         start + answer >= job.arrived + self.rules.deadline
             || start + end >= job.arrived + self.rules.whole

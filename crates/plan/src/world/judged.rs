@@ -176,3 +176,57 @@ impl Judge {
         self.slots.get_mut(index.min(last))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use autoscaler::policy::{Bounds, Objective};
+
+    use super::*;
+    use crate::world::{TokenSlo, replica::Pace};
+
+    /// A first token within 2 s, the others within 60 ms each, and all of them within 20 s.
+    fn settings() -> Settings {
+        let objective = |ms, percentile| Objective { target: Duration::from_millis(ms), percentile };
+        let tokens =
+            TokenSlo { tpot: objective(60, 0.95), first_token: Duration::from_secs(5), adaptive: false };
+        Settings {
+            service: "300ms+20ms/token".parse().unwrap(),
+            variation: 0.0,
+            slots: 8,
+            slo: objective(2000, 0.99),
+            tokens: Some(tokens),
+            deadline: Duration::from_secs(20),
+            cold_start: "20s".parse().unwrap(),
+            cold_start_timeout: Duration::from_secs(60),
+            queue: 8,
+            max_hold: Duration::ZERO,
+            bounds: Bounds { min: 0, max: 2 },
+            initial: None,
+            begins: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn a_stream_is_in_the_slo_by_its_first_token_and_its_pace_and_each_is_counted() {
+        let settings = settings();
+        let mut judge = Judge::new(1, &settings);
+        let at = |ms| Time::from(Duration::from_millis(ms));
+        // First token, time per further one, end, further tokens.
+        let rows = [
+            ((2000, 60, 8000, 100.0), Outcomes::Met),
+            ((2001, 60, 8000, 100.0), Outcomes::Late),
+            ((2000, 61, 8100, 100.0), Outcomes::Late),
+            ((2001, 61, 8100, 100.0), Outcomes::Late),
+            ((1000, 500, 1500, 1.0), Outcomes::Met),
+            ((5001, 60, 9000, 100.0), Outcomes::TimedOut),
+            ((1000, 60, 20_001, 300.0), Outcomes::TimedOut),
+        ];
+        for ((first, per_token, end, tokens), outcome) in rows {
+            let job = Job { arrived: Time::ZERO, factor: 1.0, prompt: 1, tokens, cold: false };
+            let pace = Pace { per_token: Duration::from_millis(per_token), load: 1 };
+            let rest = Rest { since: at(first), pace, last: None };
+            assert_eq!(judge.streamed(&job, &rest, at(end), &settings), outcome, "{first} {per_token} {end}");
+        }
+        assert_eq!(judge.kept, Some(Kept { ttft: 3, tpot: 3 }));
+    }
+}

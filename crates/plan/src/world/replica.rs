@@ -14,6 +14,8 @@ pub(crate) struct Job {
     pub(crate) arrived: Time,
     /// How many times longer than the mean its call takes.
     pub(crate) factor: f32,
+    /// Tokens of its prompt.
+    pub(crate) prompt: u32,
     /// Tokens of its answer.
     pub(crate) tokens: f32,
     /// No replica was ready when it came.
@@ -136,9 +138,8 @@ impl Streams {
     /// token is told apart where it is `watched`.
     pub(super) fn start(&mut self, job: Job, watched: bool, now: Time, service: &Service) {
         self.advance(now, service);
-        let Service::Chat { first, .. } = service else { return };
         let load = self.running.len() as u32 + 1;
-        let first = self.clock + first.as_secs_f64() / service.token(load);
+        let first = self.clock + service.first_token(f64::from(job.prompt)) / service.token(load);
         let (due, stage) = match watched {
             true => (first, Stage::First { load }),
             false => (first + f64::from(job.tokens), Stage::Whole),
@@ -249,7 +250,7 @@ mod tests {
     }
 
     fn job(tokens: f32) -> Job {
-        Job { arrived: Time::ZERO, factor: 1.0, tokens, cold: false }
+        Job { arrived: Time::ZERO, factor: 1.0, prompt: 500, tokens, cold: false }
     }
 
     #[test]
@@ -275,6 +276,11 @@ mod tests {
         streams.start(job(10.0), false, at(0.0), &service);
         let (next, _) = streams.next(at(0.0), &service).unwrap();
         assert!((next.since(Time::ZERO).as_secs_f64() - 0.5).abs() < 1e-6, "{next:?}");
+        let service: Service = "100ms+1ms/prompt+20ms/token".parse().unwrap();
+        let mut streams = Streams::default();
+        streams.start(job(10.0), true, at(0.0), &service);
+        let (next, _) = streams.next(at(0.0), &service).unwrap();
+        assert!((next.since(Time::ZERO).as_secs_f64() - 0.6).abs() < 1e-6, "{next:?}");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Streams from the place at a replica to the last token.
 
+use pipeline::chat::prompt_rows;
+
 use super::{
     Time, World,
     calendar::Event,
@@ -37,7 +39,7 @@ impl World<'_> {
 
     fn begin_answer(&mut self, replica: u32, job: Job, since: Time, load: u32) {
         let took = self.now.since(since);
-        self.gateway.latency.observe(1, took, 1.0);
+        self.gateway.latency.observe(prompt_rows(job.prompt), took, 1.0);
         if let Some(tokens) = &mut self.gateway.tokens {
             tokens.begun(took);
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use autoscaler::{policy::Objective, snapshot::ChatModel};
 use pipeline::{
     batch::stretched,
-    chat::{Averages, Config, Target, limit::Streams, patience},
+    chat::{Averages, Config, Target, limit::Streams, patience, prompt_rows},
     latency::Latency,
 };
 
@@ -60,11 +60,12 @@ impl Tokens {
         self.averages.ended(tokens, occupancy);
     }
 
-    /// What replicas take to a first token for it to come with near certainty, and to the end of an answer on average;
-    /// `first`: what was learned of first tokens.
-    pub(super) fn needs(&self, first: &Latency) -> (Duration, Duration) {
+    /// What replicas take to a first token for it to come with near certainty, and to the end of an answer on average,
+    /// where the prompt has so many tokens; `first`: what was learned of first tokens.
+    pub(super) fn needs(&self, first: &Latency, prompt: u32) -> (Duration, Duration) {
+        let rows = prompt_rows(prompt);
         let rest = self.averages.line.expected(1).mul_f64(self.averages.mean_tokens());
-        (stretched(first.p95(1)), first.expected(1) + rest)
+        (stretched(first.p95(rows)), first.expected(rows) + rest)
     }
 
     /// How long a request may wait for a place; `None` before a stream has ended.

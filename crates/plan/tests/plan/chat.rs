@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use arrivals::{Listed, Schedule};
 use autoscaler::snapshot::ChatModel;
 use plan::{
     judge::Score,
     policy::{Fixed, Hpa, Keda, Kpa, Ours, Policy, Seen},
     study::Family,
-    world::Counted,
+    world::{Counted, Kept, World},
 };
 
 use crate::world::{chat, rules, run, run_ours, secs, steps, study};
@@ -147,6 +148,18 @@ fn every_stream_ends_exactly_once_whoever_decides() {
             assert!(kept.ttft + kept.tpot <= 2 * met + late && kept.ttft.min(kept.tpot) >= met, "{kept:?}");
         }
     }
+}
+
+#[test]
+fn long_prompts_are_late_by_themselves() {
+    let mut settings = chat(16, false);
+    settings.service = "100ms+1ms/prompt+20ms/token".parse().unwrap();
+    // Each fourth prompt takes 3.1 s, the others 0.6 s.
+    let request =
+        |n: u32| Listed { at: f64::from(n), prompt: if n % 4 == 0 { 3000 } else { 500 }, output: 50 };
+    let schedule = Schedule::Listed((0..400).map(request).collect());
+    let run = World::new(&settings, &schedule, 1).run(&mut Fixed(2));
+    assert_eq!((run.kept, run.counted.late), (Some(Kept { ttft: 300, tpot: 400 }), 100));
 }
 
 #[test]

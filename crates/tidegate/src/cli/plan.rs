@@ -62,7 +62,8 @@ pub(crate) struct PlanArgs {
 pub(super) struct ReplicaArgs {
     /// What a call takes: 250ms; 8ms+1ms/row for merged ones (8ms+1ms/row*64: 64 rows at most);
     /// 300ms+20ms/token+0.5ms/stream for chat: to the first token, for each further one, and that much longer for each
-    /// stream of the replica [of a record: as measured]
+    /// stream of the replica; 100ms+0.2ms/prompt+20ms/token where a first token takes longer for each token of its prompt
+    /// [of a record: as measured]
     #[arg(long)]
     service: Option<Service>,
     /// Coefficient of variation of what a call takes [default: 0.3; of a record: as measured]

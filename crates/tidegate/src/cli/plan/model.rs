@@ -71,9 +71,14 @@ pub(super) fn about(model: &Model, study: &Study, load: &str) -> About {
         Service::Batch { fixed, per_row, rows } => {
             format!("{} + {} a row, up to {rows} rows", duration(fixed), duration(per_row))
         }
-        Service::Chat { first, token, per_stream } => format!(
-            "{} + {} a token + {} for each stream, {}",
+        Service::Chat { first, prompt, token, per_stream } => format!(
+            "{}{} + {} a token + {} for each stream, {}",
             slo::duration(first),
+            if prompt.is_zero() {
+                String::new()
+            } else {
+                format!(" + {} a prompt's token", slo::duration(prompt))
+            },
             slo::duration(token),
             slo::duration(per_stream),
             slo::streams(&study.settings)

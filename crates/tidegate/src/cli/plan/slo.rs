@@ -42,6 +42,7 @@ pub(super) fn asked(model: &Model, rules: &Rules, args: &ReplicaArgs) -> anyhow:
     };
     let service = args.service.unwrap_or(Service::Chat {
         first: slo.target.mul_f64(SHARE),
+        prompt: Duration::ZERO,
         token: tpot.target.mul_f64(ALONE),
         per_stream: tpot.target.mul_f64((1.0 - ALONE) / f64::from(concurrency.max(1))),
     });
@@ -94,6 +95,8 @@ pub(super) fn duration(duration: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::{Args as _, Command, FromArgMatches as _};
+
     use super::*;
     use crate::{
         config::{Source, parse},
@@ -107,9 +110,11 @@ mod tests {
         );
         let loaded = parse(Source { name: "test".into(), text }).unwrap();
         let model = &loaded.config.models[0];
-        let service = service.map(|service| service.parse().unwrap());
-        let args = ReplicaArgs { service, variation: 0.3, slots, cold_start: None, initial: None };
-        asked(model, &policy(model).unwrap(), &args)
+        let service = service.into_iter().flat_map(|service| ["--service".to_owned(), service.to_owned()]);
+        let slots = slots.into_iter().flat_map(|slots| ["--slots".to_owned(), slots.to_string()]);
+        let command = ReplicaArgs::augment_args(Command::new("plan"));
+        let matches = command.get_matches_from(["plan".to_owned()].into_iter().chain(service).chain(slots));
+        asked(model, &policy(model).unwrap(), &ReplicaArgs::from_arg_matches(&matches).unwrap())
     }
 
     #[test]
@@ -130,7 +135,9 @@ mod tests {
     fn what_is_not_said_of_tokens_follows_from_the_slo_and_what_is_said_must_be_of_tokens() {
         let asked = asked_of("auto", None, None).unwrap();
         assert_eq!(asked.slots, 8);
-        let Service::Chat { first, token, per_stream } = asked.service else { panic!("{:?}", asked.service) };
+        let Service::Chat { first, token, per_stream, .. } = asked.service else {
+            panic!("{:?}", asked.service)
+        };
         assert_eq!((first.as_millis(), token.as_millis(), per_stream.as_micros()), (400, 30, 3750));
         for service in ["250ms", "8ms+1ms/row"] {
             let error = asked_of("auto", Some(service), None).unwrap_err();
