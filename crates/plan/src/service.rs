@@ -5,9 +5,9 @@ use std::{str::FromStr, time::Duration};
 use crate::Error;
 
 const USAGE: &str = "250ms, 8ms+1ms/row, 300ms+20ms/token+0.5ms/stream or 100ms+0.2ms/prompt+20ms/token";
-/// Tokens of a prompt where the trace does not tell.
+/// Tokens of a prompt where neither trace nor settings tell.
 pub const PROMPT: u32 = 500;
-/// Tokens of an answer where the trace does not tell.
+/// Tokens of an answer where neither trace nor settings tell.
 pub const TOKENS: u32 = 200;
 /// Streams that are believed in where one more slows none down: as many as the gateway ever sends.
 const STREAMS_MOST: f64 = 8192.0;

@@ -27,7 +27,6 @@ use crate::{
     judge::Score,
     load::Load,
     policy::{Costs, Fixed, Optimum, Policy, plan},
-    service::{PROMPT, TOKENS},
     timeline::Timeline,
     world::{Run, SLOT, Settings, World},
 };
@@ -171,8 +170,8 @@ impl Study {
         let mean = |of: &dyn Fn(&Arrival) -> u32| {
             arrivals.iter().map(|arrival| f64::from(of(arrival))).sum::<f64>() / arrivals.len().max(1) as f64
         };
-        let tokens = mean(&|arrival| arrival.tokens.unwrap_or(TOKENS));
-        let prompt = mean(&|arrival| arrival.prompt.unwrap_or(PROMPT));
+        let tokens = mean(&|arrival| arrival.tokens.unwrap_or(self.settings.answer));
+        let prompt = mean(&|arrival| arrival.prompt.unwrap_or(self.settings.prompt));
         self.settings.service.with_prompts(prompt).rate(self.settings.slots, tokens)
     }
 
@@ -265,12 +264,13 @@ impl Study {
         let mut demand = Demand {
             work: vec![0.0; slots],
             requests: 0.0,
-            slo: self.settings.slo.target,
+            // Of streams the first token's target says nothing of when all of it must be served.
+            slo: self.settings.tokens.map_or(self.settings.slo.target, |_| self.settings.deadline),
             cold_start: self.settings.cold_start.mean(),
             most: self.settings.bounds.max,
         };
         for arrival in schedule.arrivals(seed) {
-            let tokens = f64::from(arrival.tokens.unwrap_or(TOKENS));
+            let tokens = f64::from(arrival.tokens.unwrap_or(self.settings.answer));
             let slot = (arrival.at.as_nanos() / SLOT.as_nanos()) as usize;
             if let Some(work) = demand.work.get_mut(slot.min(slots - 1)) {
                 *work += self.settings.service.rate(self.settings.slots, tokens).recip();

@@ -40,7 +40,7 @@ pub use self::{
 };
 use crate::{
     policy::{Moment, Policy, Seen},
-    service::{PROMPT, Service, TOKENS},
+    service::Service,
     start::ColdStart,
     timeline::Timeline,
 };
@@ -55,6 +55,9 @@ pub struct Settings {
     pub service: Service,
     /// Coefficient of variation of the time a call takes; where a trace has no tokens, of these.
     pub variation: f64,
+    /// Tokens of a prompt, and of an answer on average, where the trace has none.
+    pub prompt: u32,
+    pub answer: u32,
     /// Calls one replica has at a time, where they are not merged.
     pub slots: u32,
     /// Of whole answers, or of the first token where `tokens` are judged.
@@ -189,8 +192,8 @@ impl<'a> World<'a> {
             cv if cv > 0.0 => Spacing::Gamma { shape: (cv * cv).recip() }.draw(&mut self.rng),
             _ => 1.0,
         };
-        let tokens = arrival.tokens.map_or(f64::from(TOKENS) * factor, f64::from);
-        let prompt = arrival.prompt.unwrap_or(PROMPT);
+        let tokens = arrival.tokens.map_or(f64::from(self.settings.answer) * factor, f64::from);
+        let prompt = arrival.prompt.unwrap_or(self.settings.prompt);
         Job { arrived: self.now, factor: factor as f32, prompt, tokens: tokens.max(1.0) as f32, cold: false }
     }
 
@@ -384,9 +387,9 @@ impl<'a> World<'a> {
 fn needed_at_first(settings: &Settings, schedule: &Schedule, seed: u64) -> u32 {
     const FIRST: Duration = Duration::from_secs(300);
     let first: Vec<Arrival> = schedule.arrivals(seed).take_while(|arrival| arrival.at < FIRST).collect();
-    let tokens: f64 = first.iter().map(|arrival| f64::from(arrival.tokens.unwrap_or(TOKENS))).sum();
+    let tokens: f64 = first.iter().map(|arrival| f64::from(arrival.tokens.unwrap_or(settings.answer))).sum();
     let span = FIRST.min(schedule.length()).as_secs_f64().max(1.0);
-    let prompts: f64 = first.iter().map(|arrival| f64::from(arrival.prompt.unwrap_or(PROMPT))).sum();
+    let prompts: f64 = first.iter().map(|arrival| f64::from(arrival.prompt.unwrap_or(settings.prompt))).sum();
     let each = |sum: f64| sum / first.len().max(1) as f64;
     let rate = settings.service.with_prompts(each(prompts)).rate(settings.slots, each(tokens));
     (first.len() as f64 / span / rate).ceil() as u32

@@ -192,6 +192,8 @@ mod tests {
         Settings {
             service: "300ms+20ms/token".parse().unwrap(),
             variation: 0.0,
+            prompt: 1,
+            answer: 1,
             slots: 8,
             slo: objective(2000, 0.99),
             tokens: Some(tokens),

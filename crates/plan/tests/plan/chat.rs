@@ -155,11 +155,24 @@ fn long_prompts_are_late_by_themselves() {
     let mut settings = chat(16, false);
     settings.service = "100ms+1ms/prompt+20ms/token".parse().unwrap();
     // Each fourth prompt takes 3.1 s, the others 0.6 s.
-    let request =
-        |n: u32| Listed { at: f64::from(n), prompt: if n % 4 == 0 { 3000 } else { 500 }, output: 50 };
+    let request = |n: u32| Listed {
+        at: f64::from(n),
+        prompt: if n.is_multiple_of(4) { 3000 } else { 500 },
+        output: 50,
+    };
     let schedule = Schedule::Listed((0..400).map(request).collect());
     let run = World::new(&settings, &schedule, 1).run(&mut Fixed(2));
     assert_eq!((run.kept, run.counted.late), (Some(Kept { ttft: 300, tpot: 400 }), 100));
+}
+
+#[test]
+fn where_no_trace_tells_answers_are_as_long_as_is_said() {
+    let mut settings = chat(16, false);
+    settings.answer = 50;
+    let mut watch = Watch { replicas: 3, ..Watch::default() };
+    run(&settings, &steps("6x5m"), &mut watch, 1);
+    let tokens = watch.model.expect("streams ended").output_tokens_milli;
+    assert!((45_000..55_000).contains(&tokens), "{tokens}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use autoscaler::policy::{Assumed, Bounds, IdleAfter, Mode, Objective, Policy as 
 use plan::{
     load::Load,
     policy::{Ours, Policy},
+    service::{PROMPT, TOKENS},
     study::{Family, Study},
     world::{Run, Settings, TokenSlo, World},
 };
@@ -20,6 +21,8 @@ pub(crate) fn settings(service: &str) -> Settings {
     Settings {
         service: service.parse().expect("a service"),
         variation: 0.3,
+        prompt: PROMPT,
+        answer: TOKENS,
         slots: 4,
         slo: Objective { target: Duration::from_millis(200), percentile: 0.99 },
         tokens: None,

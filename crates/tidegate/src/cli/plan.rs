@@ -23,7 +23,7 @@ use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use plan::{
     report::Picture,
-    service::Service,
+    service::{PROMPT, Service, TOKENS},
     start::ColdStart,
     study::{Comparison, Family, Study},
 };
@@ -69,6 +69,12 @@ pub(super) struct ReplicaArgs {
     /// Coefficient of variation of what a call takes [default: 0.3; of a record: as measured]
     #[arg(long)]
     variation: Option<f64>,
+    /// Tokens of a prompt of chat, where the trace does not tell
+    #[arg(long, default_value_t = PROMPT, help_heading = "Load")]
+    prompt_tokens: u32,
+    /// Tokens of an answer of chat, on average, where the trace does not tell
+    #[arg(long, default_value_t = TOKENS, help_heading = "Load")]
+    output_tokens: u32,
     /// Calls or streams one replica has at a time, where they are not merged [default: the model's concurrency, or 8; of
     /// streams whose SLO is one of tokens as many as keep the TPOT, as the gateway finds out; of a record: as measured]
     #[arg(long)]

@@ -35,6 +35,8 @@ pub(super) fn settings(
     let settings = Settings {
         service,
         variation,
+        prompt: args.prompt_tokens,
+        answer: args.output_tokens,
         slots,
         slo,
         tokens,

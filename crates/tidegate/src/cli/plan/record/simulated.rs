@@ -125,6 +125,8 @@ pub(in super::super) fn measured(signals: &Signals, given: &ReplicaArgs) -> Repl
     ReplicaArgs {
         service: given.service.or(found.map(|found| found.service)),
         variation: given.variation.or(found.map(|found| found.variation)),
+        prompt_tokens: given.prompt_tokens,
+        output_tokens: given.output_tokens,
         slots: given.slots.or(found.map(|found| found.slots)),
         cold_start: given.cold_start.clone().or_else(|| signals.cold_start()),
         initial: given.initial.or(Some(signals.initial)),
