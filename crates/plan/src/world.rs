@@ -3,7 +3,9 @@
 //!
 //! What the gateway does is what `pipeline` does, and where a function of it decides (when to flush and how many
 //! rows, how long calls take) that very function is called. All deadlines are equally long, so that the queue's
-//! order by deadline is the order of arrival. Slow starts, ejections and retries are left out: replicas are healthy.
+//! order by deadline is the order of arrival. Slow starts, ejections and retries are left out: replicas are healthy; and
+//! classes, tenants and what sends a prompt to where others like it went: requests are alike. A stream that is past its
+//! deadline counts as timed out, and runs on.
 
 mod calendar;
 mod fleet;
