@@ -66,8 +66,10 @@ pub struct Measured {
     pub service: Service,
     /// Coefficient of variation.
     pub variation: f64,
-    /// Calls of one replica at a time.
-    pub slots: u32,
+    /// Calls of one replica at a time; `None` of streams, which are as many as keep their pace.
+    pub slots: Option<u32>,
+    /// Tokens of an answer, of streams.
+    pub answer: Option<u32>,
 }
 
 impl Signals {
@@ -121,6 +123,10 @@ impl Signals {
     /// What a request was measured to take; `None` where too few were.
     #[must_use]
     pub fn measured(&self) -> Option<Measured> {
+        self.chat.map(streamed).or_else(|| self.called())
+    }
+
+    fn called(&self) -> Option<Measured> {
         let model = self.latency.filter(|model| model.samples >= SAMPLES_NEEDED)?;
         let rows = if self.requests == 0 { 1.0 } else { (self.rows as f64 / self.requests as f64).max(1.0) };
         let (fixed, per_row) = (micros(model.fixed), micros(model.per_row.mul_f64(rows)));
@@ -130,8 +136,8 @@ impl Signals {
         } else {
             Service::Single { time: fixed + per_row }
         };
-        let variation = (f64::from(model.tail_permille) / 1e3 - 1.0).max(0.0) / P95;
-        Some(Measured { service, variation: variation.min(3.0), slots: model.concurrency.max(1) })
+        let (variation, slots) = (variation(model.tail_permille), Some(model.concurrency.max(1)));
+        Some(Measured { service, variation, slots, answer: None })
             .filter(|measured| measured.service.rate(1, 1.0).is_finite())
     }
 
@@ -230,6 +236,23 @@ impl Signals {
 /// What was learned is not known to the nanosecond.
 fn micros(span: Duration) -> Duration {
     Duration::from_micros(u64::try_from(span.as_micros()).unwrap_or(u64::MAX))
+}
+
+/// What streams were measured to take. How long first tokens took for each token of their prompts is not on record.
+fn streamed(model: ChatModel) -> Measured {
+    let service = Service::Chat {
+        first: micros(model.ttft),
+        prompt: Duration::ZERO,
+        token: micros(model.tpot_fixed),
+        per_stream: micros(model.tpot_per_stream),
+    };
+    let answer = (model.output_tokens_milli / 1000).clamp(1, u64::from(u32::MAX)) as u32;
+    Measured { service, variation: variation(model.tpot_tail_permille), slots: None, answer: Some(answer) }
+}
+
+/// The coefficient of variation by the 95th percentile, in thousandths of the mean.
+fn variation(tail_permille: u32) -> f64 {
+    ((f64::from(tail_permille) / 1e3 - 1.0).max(0.0) / P95).min(3.0)
 }
 
 #[cfg(test)]

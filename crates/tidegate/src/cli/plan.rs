@@ -23,7 +23,7 @@ use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use plan::{
     report::Picture,
-    service::{PROMPT, Service, TOKENS},
+    service::{PROMPT, Service},
     start::ColdStart,
     study::{Comparison, Family, Study},
 };
@@ -72,9 +72,9 @@ pub(super) struct ReplicaArgs {
     /// Tokens of a prompt of chat, where the trace does not tell
     #[arg(long, default_value_t = PROMPT, help_heading = "Load")]
     prompt_tokens: u32,
-    /// Tokens of an answer of chat, on average, where the trace does not tell
-    #[arg(long, default_value_t = TOKENS, help_heading = "Load")]
-    output_tokens: u32,
+    /// Tokens of an answer of chat, on average, where the trace does not tell [default: 200; of a record: as measured]
+    #[arg(long, help_heading = "Load")]
+    output_tokens: Option<u32>,
     /// Calls or streams one replica has at a time, where they are not merged [default: the model's concurrency, or 8; of
     /// streams whose SLO is one of tokens as many as keep the TPOT, as the gateway finds out; of a record: as measured]
     #[arg(long)]

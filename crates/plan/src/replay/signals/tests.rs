@@ -145,8 +145,31 @@ fn what_a_call_takes_is_what_the_gateway_has_learned_once_it_is_believed() {
     let merged = learned(model).unwrap();
     // Two rows a request.
     assert_eq!(merged.service, Service::Batch { fixed: ms(8), per_row: ms(2), rows: 16 });
-    assert!((merged.variation - 0.2).abs() < 1e-9 && merged.slots == 4, "{merged:?}");
+    assert!((merged.variation - 0.2).abs() < 1e-9 && merged.slots == Some(4), "{merged:?}");
     let single = learned(LatencyModel { max_batch_rows: 1, ..model }).unwrap();
     assert_eq!(single.service, Service::Single { time: ms(10) });
     assert_eq!(learned(LatencyModel { fixed: ms(0), per_row: ms(0), ..model }), None);
+}
+
+#[test]
+fn of_streams_it_is_what_their_tokens_take_once_enough_were_seen() {
+    let model = ChatModel {
+        ttft: ms(300),
+        tpot_fixed: ms(20),
+        tpot_per_stream: ms(2),
+        tpot_tail_permille: 1329,
+        output_tokens_milli: 250_400,
+        samples: 300,
+    };
+    let learned = |chat: ChatModel| {
+        let mut signals = Signals::default();
+        let report = Report { chat: Some(chat), ..report(BEGIN, 0) };
+        signals.take(&tick(0, vec![("g", report)], Vec::new()), true);
+        signals.measured()
+    };
+    assert_eq!(learned(ChatModel { samples: 199, ..model }), None);
+    let found = learned(model).unwrap();
+    let service = Service::Chat { first: ms(300), prompt: ms(0), token: ms(20), per_stream: ms(2) };
+    assert_eq!((found.service, found.slots, found.answer), (service, None, Some(250)));
+    assert!((found.variation - 0.2).abs() < 1e-9);
 }

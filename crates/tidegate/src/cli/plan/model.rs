@@ -7,7 +7,7 @@ use autoscaler::policy::Policy as Rules;
 use pipeline::Batching;
 use plan::{
     report::About,
-    service::Service,
+    service::{Service, TOKENS},
     start::ColdStart,
     study::{Comparison, Study},
     world::Settings,
@@ -36,7 +36,7 @@ pub(super) fn settings(
         service,
         variation,
         prompt: args.prompt_tokens,
-        answer: args.output_tokens,
+        answer: args.output_tokens.unwrap_or(TOKENS),
         slots,
         slo,
         tokens,

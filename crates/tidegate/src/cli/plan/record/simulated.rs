@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use arrivals::trace::Replay;
-use autoscaler::policy::{Policy, Slo};
+use autoscaler::policy::Policy;
 use plan::{
     load::Load,
     replay::{Replayed, Signals},
@@ -68,15 +68,17 @@ pub(super) fn simulate(
     let (_, words) = replayed.last.as_ref().context("no policy is on record")?;
     let [before, after] = [&[][..], changes].map(|changes| config::recorded(words, changes));
     let (before, after) = (before?, after?);
-    if let Some(why) = refusal(signals, &before, &after, &args.replicas) {
+    if let Some(why) = refusal(signals, &args.replicas) {
         return Ok(Simulated::Refused(why));
     }
     let replicas = measured(signals, &args.replicas);
     let (before, after) = (trial(before, &replicas, signals)?, trial(after, &replicas, signals)?);
     let load = Load::Trace(signals.trace()?, Replay::AS_IT_IS);
     let mut trials = vec![("recorded settings", before.settings.clone(), before.rules.clone())];
-    if before.settings.slo != after.settings.slo {
-        let held = Settings { slo: after.settings.slo, ..before.settings.clone() };
+    let judges = |settings: &Settings| (settings.slo, settings.tokens.map(|tokens| tokens.tpot));
+    if judges(&before.settings) != judges(&after.settings) {
+        let Settings { slo, tokens, .. } = after.settings;
+        let held = Settings { slo, tokens, ..before.settings.clone() };
         trials.push(("recorded settings, by the changed SLO", held, before.rules.clone()));
     }
     trials.push(("changed settings", after.settings.clone(), after.rules.clone()));
@@ -102,11 +104,7 @@ pub(super) fn simulate(
 }
 
 /// Why there is nothing to simulate, in words.
-fn refusal(signals: &Signals, before: &Model, after: &Model, args: &ReplicaArgs) -> Option<String> {
-    let of_tokens = |model: &Model| matches!(model.slo, config::Slo::Chat { .. });
-    if of_tokens(before) || of_tokens(after) {
-        return Some("its SLO is one of tokens, and only whole answers are simulated".to_owned());
-    }
+fn refusal(signals: &Signals, args: &ReplicaArgs) -> Option<String> {
     if signals.requests == 0 {
         return Some("no request is on record".to_owned());
     }
@@ -126,8 +124,8 @@ pub(in super::super) fn measured(signals: &Signals, given: &ReplicaArgs) -> Repl
         service: given.service.or(found.map(|found| found.service)),
         variation: given.variation.or(found.map(|found| found.variation)),
         prompt_tokens: given.prompt_tokens,
-        output_tokens: given.output_tokens,
-        slots: given.slots.or(found.map(|found| found.slots)),
+        output_tokens: given.output_tokens.or(found.and_then(|found| found.answer)),
+        slots: given.slots.or(found.and_then(|found| found.slots)),
         cold_start: given.cold_start.clone().or_else(|| signals.cold_start()),
         initial: given.initial.or(Some(signals.initial)),
     }
@@ -136,6 +134,5 @@ pub(in super::super) fn measured(signals: &Signals, given: &ReplicaArgs) -> Repl
 fn trial(model: Model, replicas: &ReplicaArgs, signals: &Signals) -> anyhow::Result<Trial> {
     let begins = signals.begins.unwrap_or(Duration::ZERO);
     let (settings, rules) = model::settings(&model, replicas, begins)?;
-    debug_assert!(matches!(rules.slo, Slo::Latency(_)), "others are refused");
     Ok(Trial { model, settings, rules })
 }
