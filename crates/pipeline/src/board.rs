@@ -117,7 +117,7 @@ impl Board {
     ) -> Option<Slot> {
         let veterans = self.veterans(now);
         let avoid = self.avoidable(avoid, now);
-        let part = learned.yielding().get(courtesy);
+        let part = learned.yielding().get(courtesy, now);
         let allowed = |seat: &Arc<Seat>| seat.left_to(part, seat.allowed(now, veterans));
         let fit = |seat: &&Arc<Seat>| Some(&*seat.replica.id) != avoid && seat.in_flight() < allowed(seat);
         let work = learned.work(chat);

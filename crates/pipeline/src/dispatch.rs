@@ -273,10 +273,15 @@ impl Dispatcher {
                 return Ok(());
             };
             let retry_after = self.time_to_drain();
-            let Some(evicted) = self.queue.evict_below(ticket.request.class) else {
-                return Err(Rejection::QueueFull { queued, limit, unit, retry_after });
-            };
-            self.reject(evicted.item, Rejection::ShedPriority { retry_after });
+            let full = Rejection::QueueFull { queued, limit, unit, retry_after };
+            let Request { class, tenant, .. } = &ticket.request;
+            if let Some(lower) = self.queue.evict_below(*class) {
+                self.reject(lower.item, Rejection::ShedPriority { retry_after });
+            } else if let Some(loud) = self.queue.evict_loudest(*class, tenant) {
+                self.reject(loud.item, full);
+            } else {
+                return Err(full);
+            }
         }
     }
 
@@ -466,7 +471,7 @@ impl Dispatcher {
             let head = heads.next()?;
             return Some((head.id, board.pick_fastest(now, head.item.past.avoid(now))?));
         }
-        let mut tried = None;
+        let mut tried: Option<Courtesy> = None;
         heads.find_map(|head| {
             let Ticket { request, past, .. } = &head.item;
             let courtesy = self.shared.courtesy(board, request, now);
@@ -474,8 +479,10 @@ impl Dispatcher {
             if tried.is_some_and(|tried| courtesy >= tried) {
                 return None;
             }
-            let slot = self.shared.pick(board, now, (request, courtesy), past.avoid(now));
-            tried = Some(courtesy);
+            let avoid = past.avoid(now);
+            let slot = self.shared.pick(board, now, (request, courtesy), avoid);
+            // Unless it would not have the place that there is.
+            tried = if avoid.is_none() { Some(courtesy) } else { tried };
             Some((head.id, slot?))
         })
     }

@@ -157,6 +157,17 @@ impl<T> Queue<T> {
         self.remove(newest)
     }
 
+    /// Takes the newest request of the tenant of this class that has most waiting, to make room for one of `tenant`,
+    /// which has less.
+    pub fn evict_loudest(&mut self, class: Class, tenant: &str) -> Option<Entry<T>> {
+        let same = self.classes.get(class as usize)?;
+        let own = same.tenants.get(tenant).map_or(0, |tenant| tenant.rows);
+        let loudest =
+            same.tenants.values().max_by_key(|tenant| tenant.rows).filter(|loud| loud.rows > own + 1)?;
+        let newest = loudest.entries.values().map(|entry| entry.id).max()?;
+        self.remove(newest)
+    }
+
     /// Rows that would be served before a request of this class, tenant and deadline, ageing left aside: at most those
     /// of its own tenant and as many of each other.
     #[must_use]
@@ -548,6 +559,20 @@ mod tests {
         let newest_low = b.push(Class::Low, "", 1, 1, "k");
         assert_eq!(b.queue.evict_below(Class::High).map(|e| e.id), Some(newest_low));
         assert!(b.queue.evict_below(Class::Low).is_none());
+    }
+
+    #[test]
+    fn room_is_made_for_a_tenant_by_the_newest_of_the_one_that_has_most() {
+        let mut b = Bench::new();
+        b.push(Class::Normal, "loud", 1, 1, "k");
+        b.push(Class::Normal, "loud", 9, 1, "k");
+        let newest = b.push(Class::Normal, "loud", 5, 1, "k");
+        b.push(Class::Normal, "quiet", 1, 1, "k");
+        assert!(b.queue.evict_loudest(Class::Normal, "loud").is_none(), "not for itself");
+        assert!(b.queue.evict_loudest(Class::Low, "quiet").is_none(), "of its own class");
+        assert_eq!(b.queue.evict_loudest(Class::Normal, "quiet").map(|e| e.id), Some(newest));
+        assert!(b.queue.evict_loudest(Class::Normal, "quiet").is_none(), "one more would not be less");
+        assert_eq!(b.queue.evict_loudest(Class::Normal, "new").map(|e| &*e.tenant == "loud"), Some(true));
     }
 
     #[test]

@@ -21,7 +21,8 @@ use crate::{latency::Latency, metrics::LatencyHistogram, request::Request, stats
 
 /// Output tokens of a call that is expected to need as many as any, before one has ended.
 const OUTPUT_TOKENS: f64 = 256.0;
-/// A first token later than this part of its target is late where it is not known how late they usually are.
+/// A first token later than this part of its target, and than twice the mean, is late where it is not known how late
+/// they usually are.
 const UNKNOWN: f64 = 0.1;
 /// How late first tokens usually are is learned while replicas have this part of what they may have, from those that
 /// waited for no more than this part of their time.
@@ -138,6 +139,7 @@ impl Learned {
         giving_way: u32,
         (elapsed, at_replica): (Duration, Duration),
         (load, limit): (u32, u32),
+        now: Instant,
     ) {
         let mut usual = self.usual.lock().unwrap_or_else(PoisonError::into_inner);
         if giving_way == 0 {
@@ -148,8 +150,11 @@ impl Learned {
             }
             return;
         }
-        let usual = usual.limit().unwrap_or_else(|| self.config.ttft.latency.mul_f64(UNKNOWN));
-        self.yielding().first_token(elapsed > usual, load, limit);
+        let usual = usual.limit().unwrap_or_else(|| {
+            let mean = Duration::from_secs_f64(self.averages().ttft);
+            self.config.ttft.latency.mul_f64(UNKNOWN).max(mean * 2)
+        });
+        self.yielding().first_token(elapsed > usual, (load, limit), now);
     }
 
     /// Tokens that a call is expected to keep a replica busy with.

@@ -143,7 +143,8 @@ impl Run {
             return;
         }
         let (giving_way, _) = self.shared.board.load().giving_way();
-        self.learned.first_token_beside(giving_way, (elapsed, at_replica), self.slot.load_of_limit());
+        let load = self.slot.load_of_limit();
+        self.learned.first_token_beside(giving_way, (elapsed, at_replica), load, now);
     }
 
     /// What the model server says it has counted.
@@ -174,7 +175,9 @@ impl Run {
     pub fn broke(mut self, error: &CallError) {
         blame(&self.shared, &self.slot.seat, error);
         self.learned.broken(error.cause());
-        self.end(Ending::Broken);
+        // What the engine holds against the client is neither a failure nor a miss.
+        let is_refused = matches!(error, CallError::Refused { .. });
+        self.end(if is_refused { Ending::Left } else { Ending::Broken });
     }
 
     /// The model server has sent nothing for too long, which is its fault.
@@ -240,7 +243,7 @@ impl Run {
 pub(crate) enum Ending {
     Completed,
     Broken,
-    /// Its client left.
+    /// Its client left, or was told that it is to blame.
     Left,
 }
 

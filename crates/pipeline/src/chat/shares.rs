@@ -94,12 +94,16 @@ impl Shares {
             self.refresh(places, occupancy, now);
         }
         match class {
-            _ if self.tenants.get(tenant).is_some_and(|tenant| tenant.rate(now) > self.level) => {
-                Courtesy::GivesWay
-            }
+            _ if self.rate(tenant, now) > self.level => Courtesy::GivesWay,
             Class::Low => Courtesy::LeavesRoom,
             Class::High | Class::Normal => Courtesy::None,
         }
+    }
+
+    /// Of a tenant, or of those together who came when there were too many to tell apart.
+    fn rate(&self, tenant: &str, now: Instant) -> f64 {
+        let found = self.tenants.get(tenant).or_else(|| self.tenants.get(""));
+        found.map_or(0.0, |tenant| tenant.rate(now))
     }
 
     fn refresh(&mut self, places: u32, occupancy: Duration, now: Instant) {
@@ -113,7 +117,10 @@ impl Shares {
             f64::INFINITY
         } else {
             rates.sort_unstable_by(f64::total_cmp);
-            level(&rates, f64::from(places) * USABLE / occupancy.as_secs_f64().max(1e-3))
+            let level = level(&rates, f64::from(places) * USABLE / occupancy.as_secs_f64().max(1e-3));
+            // Where all ask for too much there is nobody to give way to: they take turns in the queue.
+            let others: f64 = rates.iter().take_while(|rate| **rate <= level).sum();
+            if others * WINDOW.as_secs_f64() < NOBODY { f64::INFINITY } else { level }
         };
     }
 }
@@ -191,6 +198,16 @@ mod tests {
     }
 
     #[test]
+    fn nobody_gives_way_where_all_ask_for_too_much() {
+        let mut bench = Bench::new();
+        bench.arrive(&[("a", Class::Normal, 30), ("b", Class::Normal, 40)]);
+        assert!(!bench.gives_way("a", Class::Normal, 32) && !bench.gives_way("b", Class::Normal, 32));
+        bench.arrive(&[("a", Class::Normal, 30), ("b", Class::Normal, 40), ("quiet", Class::Normal, 3)]);
+        assert!(bench.gives_way("a", Class::Normal, 32) && bench.gives_way("b", Class::Normal, 32));
+        assert!(!bench.gives_way("quiet", Class::Normal, 32));
+    }
+
+    #[test]
     fn nobody_gives_way_to_itself() {
         let mut bench = Bench::new();
         bench.arrive(&[("only", Class::Normal, 90)]);
@@ -216,6 +233,8 @@ mod tests {
             bench.shares.arrived(&Arc::from(i.to_string()), Class::Normal, bench.now);
         }
         assert!(bench.shares.tenants.len() <= MOST + 1);
+        let (last, now) = ((2 * MOST - 1).to_string(), bench.now);
+        assert!(bench.shares.rate(&last, now) > 1000.0 * bench.shares.rate("1", now), "all the rest is one");
         bench.now += Duration::from_secs(120);
         assert!(!bench.gives_way("1", Class::Normal, 1));
         assert!(bench.shares.tenants.is_empty());

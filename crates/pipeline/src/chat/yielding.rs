@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::Courtesy;
 
 /// The part of its limit that a replica keeps free before anything was learned: else who comes would wait for one of
@@ -23,6 +25,8 @@ const UP: f64 = 1.5e-4;
 const UP_AGAIN: f64 = 0.01;
 /// Only what was seen at this much of the part or above says anything.
 const NEAR: f64 = 0.75;
+/// Where few come whose first tokens would show it, the part grows back in this time from nothing to all that there is.
+const FORGOTTEN: Duration = Duration::from_secs(1_800);
 
 /// As parts of what a replica may have: all replicas teach it together.
 #[derive(Clone, Debug)]
@@ -32,27 +36,39 @@ pub(crate) struct Yielding {
     late: f64,
     /// Where they were late last; 0 before they were.
     late_at: f64,
+    /// Until when time has been reckoned in.
+    as_of: Option<Instant>,
 }
 
 impl Default for Yielding {
     fn default() -> Self {
-        Self { up_to: 1.0 - FREE, late: 0.0, late_at: 0.0 }
+        Self { up_to: 1.0 - FREE, late: 0.0, late_at: 0.0, as_of: None }
     }
 }
 
 impl Yielding {
     /// The part of its limit up to which those of this courtesy may fill a replica.
-    pub(crate) fn get(&self, courtesy: Courtesy) -> f64 {
+    pub(crate) fn get(&mut self, courtesy: Courtesy, now: Instant) -> f64 {
         match courtesy {
             Courtesy::None => 1.0,
             Courtesy::LeavesRoom => 1.0 - FREE,
-            Courtesy::GivesWay => self.up_to,
+            Courtesy::GivesWay => {
+                self.pass(now);
+                self.up_to
+            }
         }
+    }
+
+    fn pass(&mut self, now: Instant) {
+        let before = self.as_of.replace(now).unwrap_or(now);
+        let passed = now.saturating_duration_since(before).as_secs_f64() / FORGOTTEN.as_secs_f64();
+        self.up_to = (self.up_to + passed).min(1.0 - FREE);
     }
 
     /// One that does not give way was given its first token, by a replica that had `load` generations of `limit` as it
     /// was sent.
-    pub(crate) fn first_token(&mut self, is_late: bool, load: u32, limit: u32) {
+    pub(crate) fn first_token(&mut self, is_late: bool, (load, limit): (u32, u32), now: Instant) {
+        self.pass(now);
         let part = f64::from(load) / f64::from(limit.max(1));
         if part < self.up_to * NEAR {
             return;
@@ -63,7 +79,7 @@ impl Yielding {
             self.up_to = self.up_to.min(part * DOWN);
         } else if self.late_at > 0.0 {
             self.up_to += if self.up_to < self.late_at * DOWN { UP_AGAIN } else { UP };
-            self.up_to = self.up_to.min(1.0);
+            self.up_to = self.up_to.min(1.0 - FREE);
         }
     }
 }
@@ -145,34 +161,48 @@ mod tests {
     #[test]
     fn a_part_is_left_to_others_before_anything_was_learned() {
         let mut yielding = Yielding::default();
-        yielding.first_token(false, 10, 10);
-        let parts = [Courtesy::None, Courtesy::LeavesRoom, Courtesy::GivesWay].map(|c| yielding.get(c));
+        let now = Instant::now();
+        yielding.first_token(false, (10, 10), now);
+        let parts = [Courtesy::None, Courtesy::LeavesRoom, Courtesy::GivesWay].map(|c| yielding.get(c, now));
         assert_eq!(parts, [1.0, 0.8, 0.8]);
     }
 
     #[test]
     fn the_part_settles_below_what_makes_others_late() {
-        let mut yielding = Yielding::default();
-        let up_to = |yielding: &Yielding| (yielding.get(Courtesy::GivesWay) * 40.0) as u32;
+        let (mut yielding, now) = (Yielding::default(), Instant::now());
+        let up_to = |yielding: &mut Yielding| (yielding.get(Courtesy::GivesWay, now) * 40.0) as u32;
         // From 17 of 40 on it is too much, and others have up to three more.
         let mut late = 0;
         for i in 0..2_000 {
-            let load = up_to(&yielding) + [0, 1, 2, 3][i / 4 % 4];
+            let load = up_to(&mut yielding) + [0, 1, 2, 3][i / 4 % 4];
             late += u32::from(load > 16);
-            yielding.first_token(load > 16, load, 40);
+            yielding.first_token(load > 16, (load, 40), now);
         }
-        assert!((9..=14).contains(&up_to(&yielding)), "{yielding:?}");
+        assert!((9..=14).contains(&up_to(&mut yielding)), "{yielding:?}");
         assert!(late <= 20, "{late} of 2,000");
         // What was too much no longer is.
-        (0..10_000).for_each(|_| yielding.first_token(false, up_to(&yielding), 40));
-        assert_eq!(up_to(&yielding), 40);
+        for _ in 0..10_000 {
+            let load = up_to(&mut yielding);
+            yielding.first_token(false, (load, 40), now);
+        }
+        assert_eq!(up_to(&mut yielding), 32);
+    }
+
+    #[test]
+    fn what_was_too_much_once_is_forgotten_where_nobody_comes_to_show_it() {
+        let (mut yielding, now) = (Yielding::default(), Instant::now());
+        (0..3).for_each(|_| yielding.first_token(true, (30, 40), now));
+        assert!((yielding.get(Courtesy::GivesWay, now) - 0.45).abs() < 1e-9);
+        let later = now + FORGOTTEN / 10;
+        assert!((yielding.get(Courtesy::GivesWay, later) - 0.55).abs() < 1e-9);
+        assert_eq!(yielding.get(Courtesy::GivesWay, now + FORGOTTEN), 0.8);
     }
 
     #[test]
     fn what_is_late_with_little_to_do_or_once_in_a_while_is_no_reason() {
-        let mut yielding = Yielding::default();
-        (0..100).for_each(|_| yielding.first_token(true, 3, 40));
-        (0..1_000).for_each(|i| yielding.first_token(i % 20 == 0, 40, 40));
-        assert_eq!(yielding.get(Courtesy::GivesWay), 0.8);
+        let (mut yielding, now) = (Yielding::default(), Instant::now());
+        (0..100).for_each(|_| yielding.first_token(true, (3, 40), now));
+        (0..1_000).for_each(|i| yielding.first_token(i % 20 == 0, (40, 40), now));
+        assert_eq!(yielding.get(Courtesy::GivesWay, now), 0.8);
     }
 }

@@ -12,7 +12,7 @@ use tokio::{
 };
 
 /// Longest a test waits for anything.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(10);
 
 /// Looks again and again until there is something.
