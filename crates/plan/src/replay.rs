@@ -22,7 +22,7 @@ use serde_json::Value;
 pub use self::{
     difference::Difference,
     open::{Moment, Open, Wishes},
-    signals::{Measured, Signals},
+    signals::{Measured, NoTrace, Signals},
 };
 
 /// Runs of one model that are followed at a time: a loop that ends ticks beside its successor for a moment at most.

@@ -23,9 +23,22 @@ const PAUSE: Duration = Duration::from_secs(15);
 /// Starts that are kept.
 const STARTS_MOST: usize = 1000;
 /// Seconds that are kept: more than a year.
-const SECONDS_MOST: u64 = 400 * 24 * 3600;
+const SECONDS_MOST: u64 = 400 * DAY;
+const DAY: u64 = 24 * 3600;
 /// Where the 95th percentile of a normal distribution lies, in standard deviations above the mean.
 const P95: f64 = 1.645;
+
+/// Why there is no trace of a record.
+#[derive(Debug, thiserror::Error)]
+pub enum NoTrace {
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    #[error(
+        "the record spans {days} days, and a trace has {most} at most: if it begins before the clock was set, take a \
+         later part of it"
+    )]
+    TooLong { days: u64, most: u64 },
+}
 
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Signals {
@@ -107,17 +120,20 @@ impl Signals {
     /// The arrivals as a trace whose requests come at random moments of their seconds.
     ///
     /// # Errors
-    /// There are no ticks.
-    pub fn trace(&self) -> Result<Trace, TraceError> {
+    /// There are no ticks, or more than a year lies between the first and the last.
+    pub fn trace(&self) -> Result<Trace, NoTrace> {
         let whole = self.length().as_secs();
         let rest = self.length().subsec_nanos();
         let seconds = whole + u64::from(rest > 0);
+        if seconds > SECONDS_MOST {
+            return Err(NoTrace::TooLong { days: whole / DAY, most: SECONDS_MOST / DAY });
+        }
         let count = |second: u64| {
             let length = if second < whole { 1.0 } else { f64::from(rest) / 1e9 };
             let requests = self.seconds.get(second as usize).copied().unwrap_or(0);
             Count { length, requests }
         };
-        Trace::counted((0..seconds).map(count).collect())
+        Ok(Trace::counted((0..seconds).map(count).collect())?)
     }
 
     /// What a request was measured to take; `None` where too few were.

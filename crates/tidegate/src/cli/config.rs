@@ -18,7 +18,7 @@ use crate::config::{self, Known, Loaded, Report, explain};
 /// EX_CONFIG of sysexits.h.
 pub(super) const BAD_CONFIG: u8 = 78;
 const USAGE: u8 = 2;
-/// Bytes of a file of what was learned: far above two kilobytes for each of thousands of models.
+/// Bytes of a file of what was learned: far above five kilobytes for each of thousands of models.
 const STATE_MAX: u64 = 64 << 20;
 
 #[derive(Debug, Args)]

@@ -18,6 +18,7 @@ use super::{
 /// What findings name as their file.
 const NAME: &str = "--set";
 const USAGE: &str = "write models.NAME.KEY=VALUE, like models.chat.scaling.max=4";
+const PLACE: &str = "write a place in a list like models.chat.scaling.schedules[0].max";
 /// Memory of a process that holds any queue: how much there is decides nothing here.
 const MEMORY: &str = "1048576TiB";
 
@@ -157,9 +158,7 @@ fn assignment(line: usize, text: &str, models: &[&str]) -> Result<Assignment, Bo
         return Err(wrong(span("models.".len(), name), "", message, &hint));
     };
     let steps = steps(text, "models.".len() + model.len() + 1, path.len(), &span);
-    if steps.is_empty() {
-        return Err(wrong(span(0, path), "", "names no setting".to_owned(), USAGE));
-    }
+    let steps = steps.map_err(|(span, message, hint)| wrong(span, path, message, hint))?;
     let node = match yaml::parse(value) {
         Ok(Some(node)) => node,
         Ok(None) => {
@@ -172,26 +171,55 @@ fn assignment(line: usize, text: &str, models: &[&str]) -> Result<Assignment, Bo
     Ok(Assignment { line, text, model, steps, value })
 }
 
-/// The keys of `text[at..end]`, each with its place.
-fn steps(text: &str, mut at: usize, end: usize, span: &impl Fn(usize, &str) -> Span) -> Vec<Step> {
+/// The keys of `text[at..end]`, each with its place; an error tells of what is no key, and what to write instead.
+fn steps(
+    text: &str,
+    mut at: usize,
+    end: usize,
+    span: &impl Fn(usize, &str) -> Span,
+) -> Result<Vec<Step>, (Span, String, &'static str)> {
     let mut keys = model_keys();
     let mut steps = Vec::new();
-    while let Some(rest) = text.get(at..end).filter(|rest| !rest.is_empty()) {
+    while let Some(rest) = text.get(at..end) {
         // A key may have a dot in it, like p99.9.
         let ends = |name: &str| {
             rest.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
         };
         let known = keys.iter().filter(|key| ends(key.name)).max_by_key(|key| key.name.len());
         let name = known.map_or_else(|| rest.split(['.', '[']).next().unwrap_or(rest), |key| key.name);
-        let after = rest.get(name.len()..).unwrap_or_default();
-        let inside = after.strip_prefix('[').and_then(|after| after.split_once(']'));
-        let index = inside.and_then(|(index, _)| index.parse().ok());
-        let brackets = inside.map_or(0, |(index, _)| index.len() + 2);
-        steps.push(Step { name: name.to_owned(), index, span: span(at, name) });
+        if name.is_empty() {
+            return Err((span(at, ""), "a key is missing".to_owned(), USAGE));
+        }
+        let step = span(at, name);
+        let mut after = rest.get(name.len()..).unwrap_or_default();
+        at += name.len();
+        let mut index = None;
+        if let Some(inside) = after.strip_prefix('[') {
+            let place = inside.split_once(']').and_then(|(place, rest)| Some((place.parse().ok()?, rest)));
+            let Some((place, rest)) = place else {
+                let brackets = after.split_inclusive(']').next().unwrap_or(after);
+                return Err((
+                    span(at, brackets),
+                    format!("{} is no place in a list", quoted(brackets)),
+                    PLACE,
+                ));
+            };
+            index = Some(place);
+            at += after.len() - rest.len();
+            after = rest;
+        }
+        steps.push(Step { name: name.to_owned(), index, span: step });
+        if after.is_empty() {
+            break;
+        }
+        if !after.starts_with('.') {
+            let message = format!("only a dot and a key can follow, not {}", quoted(after));
+            return Err((span(at, after), message, PLACE));
+        }
         keys = known.map_or(&[], Key::children);
-        at += name.len() + brackets + 1;
+        at += 1;
     }
-    steps
+    Ok(steps)
 }
 
 /// The same tree, all of it at one place.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use autoscaler::record::{Header, Recorder, Sink, Tape, VERSION};
-use metrics::counter;
+use metrics::{counter, gauge};
 use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
 
 pub(crate) use self::files::before;
@@ -26,7 +26,23 @@ const FAREWELL: Duration = Duration::from_secs(2);
 #[derive(Debug, Default)]
 pub(super) struct Recording {
     sink: Sink,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    followed: Mutex<Followed>,
+}
+
+/// What is followed, and what came of it.
+#[derive(Debug, Default)]
+struct Followed {
+    config: Option<config::Record>,
+    /// Whether there is or was a record to write.
+    is_known: bool,
+    writer: Option<JoinHandle<()>>,
+}
+
+impl Followed {
+    /// A writer that could not go on has ended.
+    fn is_writing(&self) -> bool {
+        self.writer.as_ref().is_some_and(|writer| !writer.is_finished())
+    }
 }
 
 impl Recording {
@@ -36,17 +52,34 @@ impl Recording {
     }
 
     /// From now on writes to where `config` says, and to nowhere else. If that cannot be, it is logged, and nothing is
-    /// recorded: serving does not depend on it.
+    /// recorded: serving does not depend on it. A recording that ended by itself is begun again.
     pub(super) async fn follow(&self, config: Option<&config::Record>) {
-        let mut writer = self.writer.lock().await;
-        if let Some(writer) = writer.take() {
+        let mut followed = self.followed.lock().await;
+        if followed.config.as_ref() == config && followed.is_writing() == config.is_some() {
+            return;
+        }
+        let was_writing = followed.is_writing();
+        if let Some(writer) = followed.writer.take() {
             end(&self.sink, writer).await;
+        }
+        if was_writing {
             tracing::info!("decisions are not recorded any more");
         }
+        followed.is_known |= config.is_some();
+        followed.config = config.cloned();
         if let Some(config) = config.cloned() {
             let sink = self.sink();
             // Opening waits for the disk. A panic of it was logged.
-            *writer = spawn_blocking(move || start(&sink, &config)).await.unwrap_or_default();
+            followed.writer = spawn_blocking(move || start(&sink, &config)).await.unwrap_or_default();
+        }
+    }
+
+    /// Publishes whether a record is written, where there is or was one to write.
+    pub(super) fn publish_gauge(&self) {
+        // While it goes over to another file, nothing is known that the next time will not tell.
+        let Ok(followed) = self.followed.try_lock() else { return };
+        if followed.is_known {
+            gauge!("tidegate_recording").set(if followed.is_writing() { 1.0 } else { 0.0 });
         }
     }
 }
@@ -119,3 +152,6 @@ fn write(mut tape: Tape, mut files: Files) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -51,7 +51,7 @@ impl Declared {
 pub(crate) struct Registry {
     models: Models,
     site: Site,
-    recording: Recording,
+    recording: Arc<Recording>,
     served: Mutex<BTreeMap<Arc<str>, Served>>,
     views: Arc<ArcSwap<Vec<Arc<View>>>>,
     declared: Mutex<Declared>,
@@ -75,12 +75,13 @@ impl Registry {
         let offset = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let clock = Clock { start: Instant::now(), offset };
         let site = Site { clock, role, cluster, tracer, record: recording.sink() };
+        let recording = Arc::new(recording);
         recording.follow(config.record.as_ref().filter(|_| role.decides())).await;
         let start =
             |model: &config::Model| Ok((Arc::clone(&model.name), Served::start(model.clone(), &site)?));
         let served = config.models.iter().map(start).collect::<anyhow::Result<BTreeMap<_, _>>>()?;
         let views = Arc::new(ArcSwap::default());
-        let sampler = tokio::spawn(sample(Arc::clone(&views)));
+        let sampler = tokio::spawn(sample(Arc::clone(&views), Arc::clone(&recording)));
         let registry = Self {
             models: Models::default(),
             site,
@@ -130,24 +131,24 @@ impl Registry {
 
     /// Goes over to the file's new content: models that stay keep their replicas wherever their command allows it,
     /// and no request is lost. Settings of the process itself, the record aside, are only taken over by a restart; the
-    /// log says so.
+    /// log says so. A recording that ended by itself begins again, even where the file is as it was.
     ///
     /// # Errors
     /// A fleet cannot be started; then everything stays as it was.
     pub(crate) async fn replace_file(&self, new: Config) -> anyhow::Result<()> {
         let mut declared = self.declared.lock().await;
         let changes = config::changes(&declared.file, &new);
-        if changes == config::Changes::default() {
-            tracing::info!("configuration read again: no changes");
-            return Ok(());
+        let has_changes = changes != config::Changes::default();
+        if has_changes {
+            let resources = declared.resources.clone();
+            self.go_over(&mut declared, Declared { file: new, resources }).await?;
         }
-        let resources = declared.resources.clone();
-        let record = (declared.file.record != new.record).then(|| new.record.clone());
-        self.go_over(&mut declared, Declared { file: new, resources }).await?;
-        if let Some(record) = record {
-            self.recording.follow(record.as_ref().filter(|_| self.site.role.decides())).await;
+        let record = declared.file.record.as_ref();
+        self.recording.follow(record.filter(|_| self.site.role.decides())).await;
+        match has_changes {
+            true => tracing::info!("configuration read again: {changes}"),
+            false => tracing::info!("configuration read again: no changes"),
         }
-        tracing::info!("configuration read again: {changes}");
         Ok(())
     }
 
@@ -217,11 +218,12 @@ impl Registry {
     }
 }
 
-async fn sample(views: Arc<ArcSwap<Vec<Arc<View>>>>) {
+async fn sample(views: Arc<ArcSwap<Vec<Arc<View>>>>, recording: Arc<Recording>) {
     let mut tick = interval(SAMPLING);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
+        recording.publish_gauge();
         for view in views.load().iter() {
             let Some(pipeline) = &view.pipeline else { continue };
             let stats = pipeline.stats();

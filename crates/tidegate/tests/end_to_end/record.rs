@@ -1,6 +1,11 @@
 //! Decisions on record: made again they come out as they did, and other settings come to others.
 
-use std::{collections::BTreeSet, fs, path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    path::Path,
+    time::Duration,
+};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -211,6 +216,26 @@ async fn a_record_that_cannot_be_written_keeps_nobody_from_being_served() {
     let folder = Folder::new();
     let full = on_record(&[Model::DIGITS.yaml()], Path::new("/dev/full"));
     let gateway = Gateway::start_in(folder, &[], &full).await;
-    gateway.until_logged("nothing is recorded: ").await;
+    gateway.until_logged("nothing is recorded: cannot open /dev/full: it is not a regular file").await;
     assert_eq!(gateway.connect().await.post(INFER, ONE).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_hangup_begins_a_recording_whose_file_another_process_held() {
+    let folder = Folder::new();
+    let record = folder.file("held.jsonl");
+    let held = File::create(&record).unwrap();
+    held.lock().unwrap();
+    let gateway = Gateway::start_in(folder, &[], &on_record(&[Model::DIGITS.yaml()], &record)).await;
+    gateway.until_logged("nothing is recorded: another process writes").await;
+    let says = async |value: f64| {
+        let metrics = gateway.metrics().await;
+        let is_there = metrics.names().iter().any(|name| name == "tidegate_recording gauge");
+        (is_there && metrics.sum("tidegate_recording", &[]) == value).then_some(())
+    };
+    until("the metric says that nothing is recorded", async || says(0.0).await).await;
+    drop(held);
+    gateway.signal(Signal::SIGHUP);
+    gateway.until_logged("decisions are recorded in").await;
+    until("the metric says that decisions are recorded", async || says(1.0).await).await;
 }

@@ -80,6 +80,16 @@ fn reports_at_odd_moments_lose_and_invent_nothing() {
 }
 
 #[test]
+fn a_record_that_begins_before_the_clock_was_set_makes_no_trace() {
+    let mut signals = Signals::default();
+    for at in [Duration::from_secs(3), Duration::from_secs(1_700_000_000)] {
+        signals.take(&Tick { at, ..tick(0, Vec::new(), Vec::new()) }, true);
+    }
+    let said = signals.trace().unwrap_err().to_string();
+    assert!(said.starts_with("the record spans 19675 days, and a trace has 400 at most"), "{said}");
+}
+
+#[test]
 fn gateways_are_counted_each_by_itself() {
     let mut signals = Signals::default();
     for second in 0..4 {

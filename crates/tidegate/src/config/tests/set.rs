@@ -153,3 +153,44 @@ fn what_is_wrong_with_a_change_is_said_as_of_a_file() {
             |                  ^
     "#);
 }
+
+#[test]
+fn a_path_is_read_to_its_end_or_refused() {
+    assert_snapshot!(said(&[
+        "models.gpt-4.1.scaling.schedules[0]xmax=1",
+        "models.gpt-4.1.scaling.schedules[first].max=1",
+        "models.gpt-4.1.scaling.schedules[0.max=1",
+        "models.gpt-4.1.scaling.schedules[0][1]=1",
+        "models.gpt-4.scaling.={max: 1}",
+        "models.gpt-4.scaling..max=1",
+        "models.gpt-4.=1",
+    ]), @r#"
+    ✗ --set:1:36  models.gpt-4.1.scaling.schedules[0]xmax: only a dot and a key can follow, not "xmax"
+          1 | models.gpt-4.1.scaling.schedules[0]xmax=1
+            |                                    ^^^^ write a place in a list like models.chat.scaling.schedules[0].max
+    ✗ --set:2:33  models.gpt-4.1.scaling.schedules[first].max: "[first]" is no place in a list
+          1 | models.gpt-4.1.scaling.schedules[0]xmax=1
+          2 | models.gpt-4.1.scaling.schedules[first].max=1
+            |                                 ^^^^^^^ write a place in a list like models.chat.scaling.schedules[0].max
+    ✗ --set:3:33  models.gpt-4.1.scaling.schedules[0.max: "[0.max" is no place in a list
+          2 | models.gpt-4.1.scaling.schedules[first].max=1
+          3 | models.gpt-4.1.scaling.schedules[0.max=1
+            |                                 ^^^^^^ write a place in a list like models.chat.scaling.schedules[0].max
+    ✗ --set:4:36  models.gpt-4.1.scaling.schedules[0][1]: only a dot and a key can follow, not "[1]"
+          3 | models.gpt-4.1.scaling.schedules[0.max=1
+          4 | models.gpt-4.1.scaling.schedules[0][1]=1
+            |                                    ^^^ write a place in a list like models.chat.scaling.schedules[0].max
+    ✗ --set:5:22  models.gpt-4.scaling.: a key is missing
+          4 | models.gpt-4.1.scaling.schedules[0][1]=1
+          5 | models.gpt-4.scaling.={max: 1}
+            |                      ^ write models.NAME.KEY=VALUE, like models.chat.scaling.max=4
+    ✗ --set:6:22  models.gpt-4.scaling..max: a key is missing
+          5 | models.gpt-4.scaling.={max: 1}
+          6 | models.gpt-4.scaling..max=1
+            |                      ^ write models.NAME.KEY=VALUE, like models.chat.scaling.max=4
+    ✗ --set:7:14  models.gpt-4.: a key is missing
+          6 | models.gpt-4.scaling..max=1
+          7 | models.gpt-4.=1
+            |              ^ write models.NAME.KEY=VALUE, like models.chat.scaling.max=4
+    "#);
+}

@@ -86,9 +86,13 @@ pub(super) async fn save_once(leading: &Leading, registry: &Registry) {
         return;
     }
     match leading.store.save(&entries, epoch).await {
-        Ok(saved) if saved.left_out.is_empty() => {}
         Ok(saved) => {
-            tracing::warn!(models = ?saved.left_out, "there is no room to save what was learned of these")
+            if !saved.left_out.is_empty() {
+                tracing::warn!(models = ?saved.left_out, "there is no room to save what was learned of these");
+            }
+            if !saved.outweighed.is_empty() {
+                tracing::debug!(models = ?saved.outweighed, "more is kept of these than was learned since");
+            }
         }
         Err(error) => tracing::warn!(%error, "what was learned cannot be saved; the next minute tries again"),
     }

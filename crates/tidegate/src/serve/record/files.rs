@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -11,6 +12,8 @@ use autoscaler::record::{Header, Line, begins_record};
 
 /// Longest first line that is looked at.
 const FIRST_MOST: u64 = 4096;
+/// The last words of replicas that crashed are nobody else's business.
+const MODE: u32 = 0o600;
 
 #[derive(Debug)]
 pub(super) struct Files {
@@ -125,13 +128,24 @@ pub(crate) fn before(path: &Path) -> PathBuf {
     name.into()
 }
 
+/// Opens or creates a file. A device is left alone: the first turn would give it another name.
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).read(true).append(true).open(path)
+    match fs::metadata(path) {
+        Ok(found) if !found.is_file() => {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(_) | Err(_) => {}
+    }
+    OpenOptions::new().create(true).read(true).append(true).mode(MODE).open(path)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{
+        os::unix::fs::{PermissionsExt as _, symlink},
+        time::Duration,
+    };
 
     use super::*;
 
@@ -240,6 +254,31 @@ mod tests {
         let error = format!("{:#}", open(&folder, 1).unwrap_err());
         assert!(error.ends_with("it is no record, and is left as it is"), "{error}");
         assert_eq!(folder.text(), "listen: 0.0.0.0:8080\n");
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_left_where_it_is() {
+        let folder = Folder::new("device");
+        // A link stands in for the device: taking that away would be a loss.
+        symlink("/dev/null", folder.file()).unwrap();
+        let error = format!("{:#}", open(&folder, 1).unwrap_err());
+        assert!(error.ends_with("record.jsonl: it is not a regular file"), "{error}");
+        assert_eq!(fs::read_link(folder.file()).unwrap(), Path::new("/dev/null"));
+        fs::remove_file(folder.file()).unwrap();
+        fs::create_dir(folder.file()).unwrap();
+        let error = format!("{:#}", open(&folder, 1).unwrap_err());
+        assert!(error.ends_with("it is not a regular file"), "{error}");
+    }
+
+    #[test]
+    fn nobody_else_may_read_what_is_written() {
+        let folder = Folder::new("mode");
+        let mut files = open(&folder, 1).unwrap();
+        while files.write("{\"gap\":1}\n").unwrap() == Written::InPlace {}
+        for file in [folder.file(), before(&folder.file())] {
+            let mode = fs::metadata(&file).unwrap().permissions().mode();
+            assert_eq!(mode & 0o077, 0, "{}: {mode:o}", file.display());
+        }
     }
 
     #[test]

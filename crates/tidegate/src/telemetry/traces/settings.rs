@@ -45,29 +45,28 @@ impl Settings {
     pub(crate) fn read(
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Option<Self>, Wrong> {
-        Environment::of(environment)?.settings()
+        Environment::of(environment).settings()
     }
 }
 
-/// The variables of OpenTelemetry that are set; an empty one is as good as none.
-struct Environment(BTreeMap<String, String>);
+/// The variables of OpenTelemetry that are set; an empty one is as good as none. `None` is of one that is not Unicode,
+/// which is wrong only where somebody reads it.
+struct Environment(BTreeMap<String, Option<String>>);
 
 impl Environment {
-    fn of(environment: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, Wrong> {
+    fn of(environment: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         let mut variables = BTreeMap::new();
         for (name, value) in environment {
             let Some(variable) = name.to_str().filter(|name| name.starts_with("OTEL_")).map(str::to_owned)
             else {
                 continue;
             };
-            let problem = "it is not Unicode".to_owned();
-            let value = value.into_string().map_err(|_| Wrong { variable: variable.clone(), problem })?;
-            let value = value.trim();
-            if !value.is_empty() {
-                variables.insert(variable, value.to_owned());
+            let value = value.to_str().map(|value| value.trim().to_owned());
+            if value.as_ref().is_none_or(|value| !value.is_empty()) {
+                variables.insert(variable, value);
             }
         }
-        Ok(Self(variables))
+        Self(variables)
     }
 
     fn settings(&self) -> Result<Option<Settings>, Wrong> {
@@ -209,7 +208,8 @@ impl Environment {
         let attributes = self.read("OTEL_RESOURCE_ATTRIBUTES", pairs)?.unwrap_or_default();
         let ours = [("service.name", "tidegate"), ("service.version", env!("CARGO_PKG_VERSION"))];
         let ours = ours.map(|(key, value)| KeyValue::new(key, value));
-        let named = self.0.get("OTEL_SERVICE_NAME").map(|name| KeyValue::new("service.name", name.clone()));
+        let named =
+            self.read("OTEL_SERVICE_NAME", |name| Ok(KeyValue::new("service.name", name.to_owned())))?;
         let given = attributes.into_iter().map(|(key, value)| KeyValue::new(key, value));
         // The later ones win.
         Ok(Resource::builder_empty()
@@ -222,6 +222,7 @@ impl Environment {
 
     fn read<T>(&self, variable: &str, form: impl Form<T>) -> Result<Option<T>, Wrong> {
         let Some(value) = self.0.get(variable) else { return Ok(None) };
+        let value = value.as_ref().ok_or_else(|| wrong(variable, "it is not Unicode"))?;
         form(value).map(Some).map_err(|problem| wrong(variable, &problem))
     }
 

@@ -1,3 +1,5 @@
+use std::os::unix::ffi::OsStringExt as _;
+
 use opentelemetry::Key;
 
 use super::*;
@@ -99,6 +101,23 @@ fn a_wrong_value_is_an_error_that_names_its_variable_and_keeps_it_secret() {
     let share =
         [ENDPOINT, ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"), ("OTEL_TRACES_SAMPLER_ARG", "1.5")];
     assert_eq!(read(&share).unwrap_err().variable, "OTEL_TRACES_SAMPLER_ARG");
+}
+
+#[test]
+fn a_value_that_is_not_unicode_is_wrong_only_where_traces_are_exported() {
+    let read = |variable: &str, more: &[(&str, &str)]| {
+        let more = more.iter().map(|(name, value)| (name.into(), value.into()));
+        Settings::read(more.chain([(variable.into(), OsString::from_vec(vec![b'a', 0xff]))]))
+    };
+    let all = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    for variable in ["OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_SDK_DISABLED"] {
+        assert!(read(variable, &[]).unwrap().is_none(), "{variable}");
+        let wrong = read(variable, &[ENDPOINT]).unwrap_err();
+        assert_eq!((&*wrong.variable, &*wrong.problem), (variable, "it is not Unicode"));
+    }
+    assert_eq!(read(all, &[]).unwrap_err().variable, all);
+    assert!(read(all, &[("OTEL_SDK_DISABLED", "true")]).unwrap().is_none());
+    assert!(read("OTEL_SERVICE_NAME", &[ENDPOINT, ("OTEL_TRACES_EXPORTER", "none")]).unwrap().is_none());
 }
 
 #[test]
