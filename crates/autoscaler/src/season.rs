@@ -3,11 +3,11 @@
 //! A day has 288 slots of five minutes. When one is over, the rate of service that it needed is kept. What counts of a
 //! slot is the median over the last four days of the same type (Monday to Friday, or the weekend), so that a single day
 //! on which somebody tested the load neither adds nor takes anything. Nothing is believed before three such days are
-//! known. Days are those of the zone of the model's schedules, or of UTC.
+//! known. Days are those of the zone of the model's schedules, or of UTC; in another zone they would be other days.
 
 use std::{collections::VecDeque, time::Duration};
 
-use jiff::{Timestamp, civil::Weekday, tz::TimeZone};
+use jiff::{Timestamp, civil::Weekday, fmt::temporal::DateTimePrinter, tz::TimeZone};
 use serde::{Deserialize, Serialize};
 
 use crate::{capacity::Unit, policy::Policy};
@@ -22,12 +22,15 @@ const KEPT: usize = 2 * DAYS_MOST + 1;
 const DAYS_NEEDED: usize = 3;
 /// Slots that are looked at ahead at most: of two hours.
 const AHEAD_MOST: usize = 24;
-/// A slot is one character: nothing known, nothing needed, or a level of the rate, each a sixth above the one before.
+/// A slot is one character that JSON takes as it is: nothing known, nothing needed, or a level of the rate, each a
+/// sixth above the one before.
 const UNKNOWN: u8 = b'!';
 const NOTHING: u8 = b'#';
 const LOWEST: u8 = b'$';
 const HIGHEST: u8 = b'~';
-/// The rate of the lowest level, per second. The highest is 10,600; more is kept as that.
+/// JSON doubles it. It is no level, and read as the next one where it was once written.
+const SKIPPED: u8 = b'\\';
+/// The rate of the lowest level, per second. The highest is 9,100; more is kept as that.
 const LEAST: f64 = 0.01;
 const STEP: f64 = 7.0 / 6.0;
 
@@ -35,6 +38,12 @@ const STEP: f64 = 7.0 / 6.0;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Season {
     unit: Unit,
+    /// Slots of another unit that came since, less those of this one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    foreign: usize,
+    /// The zone of the days; unknown where it has no name, and in what was kept before it was noted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    zone: Option<String>,
     /// By date, oldest first.
     days: VecDeque<Day>,
     /// The slot of the last observation, whole or not.
@@ -71,18 +80,32 @@ pub(crate) struct Forecast {
 }
 
 impl Season {
-    /// Notes that it is `now`, and says which slot is over since the last time.
+    /// Notes that it is `now`, and says which slot is over since the last time. Days of another zone are forgotten.
     pub(crate) fn turns(&mut self, zone: &TimeZone, now: Duration) -> Option<Closed> {
         let place = Place::of(zone, now)?;
         let before = self.open.replace(place);
-        before.filter(|before| *before != place).map(Closed)
+        if before == Some(place) || !self.stays_in(zone) {
+            return None;
+        }
+        before.map(Closed)
+    }
+
+    /// Whether the days can be those of `zone`; if not, there are none any more.
+    fn stays_in(&mut self, zone: &TimeZone) -> bool {
+        let Ok(name) = DateTimePrinter::new().time_zone_to_string(zone) else { return true };
+        let stays = self.zone.as_ref().is_none_or(|before| *before == name);
+        if !stays {
+            self.days.clear();
+            self.foreign = 0;
+        }
+        self.zone = Some(name);
+        stays
     }
 
     /// Keeps what a slot needed. A time that the clock shows twice keeps the more.
     pub(crate) fn keep(&mut self, Closed(place): Closed, rate: f64, unit: Unit) {
-        if unit != self.unit {
-            self.days.clear();
-            self.unit = unit;
+        if !self.takes(unit) {
+            return;
         }
         if self.days.back().is_none_or(|day| day.date != place.date) {
             let slots = char::from(UNKNOWN).to_string().repeat(SLOTS);
@@ -95,6 +118,28 @@ impl Season {
             };
             day.slots = day.slots.chars().enumerate().map(set).collect();
         }
+    }
+
+    /// Whether a slot of `unit` is to be kept. One of another unit is left out, for merging may be suspended for some
+    /// minutes, until there are as many of them as are known of the unit so far, or as a day has.
+    fn takes(&mut self, unit: Unit) -> bool {
+        if unit == self.unit {
+            self.foreign = self.foreign.saturating_sub(1);
+            return true;
+        }
+        self.foreign = self.foreign.saturating_add(1);
+        if self.foreign < self.known().min(SLOTS) {
+            return false;
+        }
+        self.days.clear();
+        (self.unit, self.foreign) = (unit, 0);
+        true
+    }
+
+    /// Slots of which something is known.
+    fn known(&self) -> usize {
+        let known = |day: &Day| day.slots.bytes().filter(|slot| *slot != UNKNOWN).count();
+        self.days.iter().map(known).sum()
     }
 
     /// The most that the slots between `from` and `to` are expected to need; `None` where nothing is known of them.
@@ -116,16 +161,16 @@ impl Season {
 
     /// What another process is told: not how far the present slot is.
     pub(crate) fn told(&self) -> Self {
-        Self { open: None, ..self.clone() }
+        if self.is_empty() { Self::default() } else { Self { open: None, ..self.clone() } }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.days.is_empty()
     }
 
-    /// Days of which something is known.
-    pub(crate) fn days(&self) -> u64 {
-        self.days.len() as u64
+    /// What the days are counted in, if there are any.
+    pub(crate) fn unit(&self) -> Option<Unit> {
+        (!self.is_empty()).then_some(self.unit)
     }
 
     /// What another process has seen, as far as it is readable.
@@ -192,17 +237,27 @@ fn level(rate: f64) -> u8 {
     if rate < LEAST / STEP {
         return NOTHING;
     }
-    let steps = ((rate / LEAST).ln() / STEP.ln()).round().clamp(0.0, f64::from(HIGHEST - LOWEST));
-    LOWEST + steps as u8
+    let steps = ((rate / LEAST).ln() / STEP.ln()).round().clamp(0.0, f64::from(steps(HIGHEST)));
+    let level = LOWEST + steps as u8;
+    level + u8::from(level >= SKIPPED)
 }
 
 /// `None` where nothing is known.
 fn rate(level: u8) -> Option<f64> {
     match level {
         NOTHING => Some(0.0),
-        LOWEST..=HIGHEST => Some(LEAST * STEP.powi(i32::from(level - LOWEST))),
+        LOWEST..=HIGHEST => Some(LEAST * STEP.powi(i32::from(steps(level)))),
         _ => None,
     }
+}
+
+/// How far above the lowest a level is.
+fn steps(level: u8) -> u8 {
+    level - LOWEST - u8::from(level > SKIPPED)
+}
+
+fn is_zero(slots: &usize) -> bool {
+    *slots == 0
 }
 
 #[cfg(test)]
@@ -256,6 +311,19 @@ mod tests {
     }
 
     #[test]
+    fn each_level_reads_as_it_was_written_and_none_is_longer_in_json() {
+        let levels = (LOWEST..=HIGHEST).filter(|level| *level != SKIPPED);
+        let again: Vec<u8> = levels.clone().filter_map(|known| rate(known).map(level)).collect();
+        assert!(levels.eq(again.iter().copied()), "{again:?}");
+        for slot in again.into_iter().chain([UNKNOWN, NOTHING]) {
+            let json = serde_json::to_string(&char::from(slot)).unwrap();
+            assert_eq!(json.len(), 3, "{json}");
+        }
+        // Once it was a level, of 56 a second.
+        assert!((rate(SKIPPED).unwrap() / 56.0 - 1.0).abs() < 0.1);
+    }
+
+    #[test]
     fn three_days_of_the_same_type_are_believed_and_two_are_a_shadow() {
         let known = |days: &[Option<f64>]| at_noon(&season(days), days.len() as u32);
         assert_eq!(known(&[]), None);
@@ -285,13 +353,67 @@ mod tests {
         assert!((forecast.rate / 58.0 - 1.0).abs() < 0.1, "{forecast:?}");
     }
 
+    /// So many slots more, of another unit.
+    fn suspended(season: &mut Season, from: Duration, slots: usize) {
+        for slot in 1..=slots {
+            let closed = season.turns(&TimeZone::UTC, from + SLOT * slot as u32).unwrap();
+            season.keep(closed, 4.0, Unit::Rows);
+        }
+    }
+
     #[test]
-    fn another_unit_is_another_season() {
+    fn another_unit_is_another_season_once_it_has_held_for_a_day() {
         let mut season = season(&[Some(10.0); 3]);
-        assert_eq!(season.forecast(&policy(), Unit::Rows, MONDAY + DAY * 3, MONDAY + DAY * 3 + SLOT), None);
-        let closed = season.turns(&TimeZone::UTC, MONDAY + DAY * 3 + SLOT).unwrap();
-        season.keep(closed, 4.0, Unit::Rows);
-        assert_eq!(season.days(), 1);
+        let (before, later) = (MONDAY + DAY * 3, MONDAY + DAY * 4);
+        assert_eq!(season.forecast(&policy(), Unit::Rows, before, before + SLOT), None);
+        suspended(&mut season, before, SLOTS - 1);
+        assert_eq!((season.unit(), season.days.len()), (Some(Unit::Requests), 3));
+        suspended(&mut season, later - SLOT, 1);
+        assert_eq!((season.unit(), season.known()), (Some(Unit::Rows), 1));
+    }
+
+    #[test]
+    fn some_minutes_of_another_unit_cost_those_minutes_only() {
+        let mut season = season(&[Some(10.0); 3]);
+        let mut now = MONDAY + DAY * 3;
+        for _ in 0..200 {
+            suspended(&mut season, now, 2);
+            now += SLOT * 2;
+            for _ in 0..4 {
+                now += SLOT;
+                let closed = season.turns(&TimeZone::UTC, now).unwrap();
+                season.keep(closed, 10.0, Unit::Requests);
+            }
+        }
+        assert_eq!((season.unit(), season.foreign), (Some(Unit::Requests), 0));
+        assert!(season.known() > 3 * SLOTS);
+    }
+
+    #[test]
+    fn the_first_slot_is_of_any_unit_and_a_few_do_not_bind() {
+        let mut season = Season::default();
+        season.turns(&TimeZone::UTC, MONDAY);
+        suspended(&mut season, MONDAY, 1);
+        assert_eq!(season.unit(), Some(Unit::Rows));
+        let closed = season.turns(&TimeZone::UTC, MONDAY + SLOT * 2).unwrap();
+        season.keep(closed, 10.0, Unit::Requests);
+        assert_eq!((season.unit(), season.known()), (Some(Unit::Requests), 1));
+    }
+
+    #[test]
+    fn days_of_another_zone_are_forgotten_and_those_of_an_unknown_one_are_not() {
+        let tokyo = TimeZone::get("Asia/Tokyo").unwrap();
+        let monday = MONDAY + DAY * 3;
+        let mut moved = season(&[Some(10.0); 3]);
+        let json = serde_json::to_string(&moved).unwrap();
+        assert!(json.contains("\"zone\":\"UTC\""), "{json}");
+        assert!(moved.turns(&tokyo, monday).is_none() && moved.is_empty());
+        let closed = moved.turns(&tokyo, monday + SLOT).expect("this one was of Tokyo");
+        moved.keep(closed, 10.0, Unit::Requests);
+        assert_eq!(moved.known(), 1);
+        let mut older: Season = serde_json::from_str(&json.replace(",\"zone\":\"UTC\"", "")).unwrap();
+        assert!(older.zone.is_none() && older.turns(&tokyo, monday + SLOT).is_some());
+        assert_eq!((older.days.len(), older.zone.as_deref()), (3, Some("Asia/Tokyo")));
     }
 
     #[test]
@@ -299,6 +421,6 @@ mod tests {
         let mut season = season(&[Some(10.0); 3]);
         season.days[0].slots.pop();
         season.days[1].slots = "é".repeat(SLOTS / 2);
-        assert_eq!(season.restored().days(), 1);
+        assert_eq!(season.restored().days.len(), 1);
     }
 }

@@ -114,17 +114,19 @@ impl State {
         if self.signals.arrived || gauges.queued_requests + gauges.in_flight_requests > 0 {
             self.idle.busy(now);
         }
-        let all_heard = self.signals.health(now).stale.is_empty();
+        let health = self.signals.health(now);
+        let all_heard = health.stale.is_empty();
         self.life.observe(&snapshot.fleet, all_heard, now);
         self.observe_manual(policy, wished, &snapshot.fleet, now);
-        self.observe_season(policy, now);
+        self.observe_season(policy, all_heard && health.fresh > 0, now);
         starts
     }
 
-    /// Keeps what the last five minutes needed when they are over, if all of them were seen.
-    fn observe_season(&mut self, policy: &Policy, now: Duration) {
+    /// Keeps what the last five minutes needed when they are over, if all of them were seen and every gateway is
+    /// heard: what one has not told yet is no silence.
+    fn observe_season(&mut self, policy: &Policy, all_heard: bool, now: Duration) {
         let Some(closed) = self.season.turns(&season::zone(policy), now) else { return };
-        let seen = self.life.since + season::SLOT <= now;
+        let seen = all_heard && self.life.since + season::SLOT <= now;
         let capacity = view::capacity(policy, self, now);
         let misses = policy.slo.misses();
         let needed = envelope::to_remember(&self.signals.window, &capacity, misses, now, season::SLOT);
@@ -155,7 +157,7 @@ impl State {
         // What somebody else has set has done its part once demand calls for it too, or has overcome it.
         self.manual = self.manual.take().filter(|manual| target != manual.to && decision.to == manual.to);
         self.peak = Peak::of(decision);
-        self.highest = Peak::highest(self.highest, self.peak);
+        self.highest = Peak::highest(self.highest, self.peak, self.season.unit());
     }
 
     /// The state as JSON, to be restored by another process whose times have the same epoch.

@@ -1,5 +1,5 @@
-//! What was learned of a model, in at most five kilobytes, of which three are the days of its season: what a process that takes over should know, and has no way
-//! to see. The present is not in it: that is looked at.
+//! What was learned of a model, in at most five kilobytes, of which three are the days of its season: what a process
+//! that takes over should know, and has no way to see. The present is not in it: that is looked at.
 
 use std::time::Duration;
 
@@ -150,17 +150,15 @@ impl Digest {
         serde_json::to_string(self).expect("has string keys only and no value that can refuse")
     }
 
-    /// How much was learned, in samples that count: one that weighs less is not to replace one that weighs more.
+    /// How much was learned, in samples that count: one that weighs less is not to replace one that weighs more. The
+    /// season does not count: its days may go, with their zone or their unit.
     #[must_use]
     pub fn weight(&self) -> u64 {
         let gaps: u64 = self.gaps.iter().map(|count| u64::from(*count)).sum();
         let calls = self.latency.map_or(0, |latency| latency.samples);
         let calls = calls.max(self.chat.map_or(0, |chat| chat.samples));
         // More than what makes it believed is not more: histories are shortened and gateways restart.
-        self.starts.len() as u64
-            + gaps.min(u64::from(GAPS_NEEDED))
-            + calls.min(SAMPLES_NEEDED)
-            + self.season.days()
+        self.starts.len() as u64 + gaps.min(u64::from(GAPS_NEEDED)) + calls.min(SAMPLES_NEEDED)
     }
 
     /// If it was made well after `now`, its times are of another epoch: then only what has no time in it is kept.
@@ -214,12 +212,17 @@ impl Peak {
         Self { at, peak: envelope.peak, unit, in_flight: envelope.measure == Measure::InFlight }
     }
 
-    /// `before`, or `now` where that is higher, of another kind, or the other was too long ago.
-    pub(super) fn highest(before: Option<Self>, now: Option<Self>) -> Option<Self> {
+    /// `before`, or `now` where that is higher, says more, or the other was too long ago. While other days are known
+    /// in the unit of `before`, one of another unit does not replace it: merging may be suspended for some minutes.
+    pub(super) fn highest(before: Option<Self>, now: Option<Self>, days: Option<Unit>) -> Option<Self> {
         let Some(now) = now else { return before };
-        let kept = |before: &Self| {
-            before.is_like(&now) && before.peak > now.peak && now.at.saturating_sub(before.at) < WEEK
+        let outdoes = |before: &Self| match before {
+            before if before.unit != now.unit => days == Some(before.unit),
+            // A rate says more than what is in flight.
+            before if before.in_flight != now.in_flight => now.in_flight,
+            before => before.peak > now.peak,
         };
+        let kept = |before: &Self| outdoes(before) && now.at.saturating_sub(before.at) < WEEK;
         Some(before.filter(kept).unwrap_or(now))
     }
 
@@ -298,4 +301,43 @@ fn millis(duration: Duration) -> u64 {
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peak(at: u64, peak: f64, unit: Unit) -> Peak {
+        Peak { at: Duration::from_secs(at), peak, unit, in_flight: false }
+    }
+
+    #[test]
+    fn a_peak_of_another_unit_drops_the_recorded_one_once_days_are_of_it_or_after_a_week() {
+        let rows = peak(0, 900.0, Unit::Rows);
+        let requests = peak(60, 30.0, Unit::Requests);
+        let highest = |now, days| Peak::highest(Some(rows), Some(now), days);
+        assert_eq!(highest(requests, Some(Unit::Rows)), Some(rows), "suspended");
+        assert_eq!(highest(requests, Some(Unit::Requests)), Some(requests));
+        assert_eq!(highest(requests, None), Some(requests));
+        let later = Peak { at: WEEK, ..requests };
+        assert_eq!(highest(later, Some(Unit::Rows)), Some(later));
+    }
+
+    #[test]
+    fn a_recorded_peak_of_another_unit_than_the_present_one_is_not_judged_by() {
+        let mut digest = State::default().digest();
+        digest.highest = Some(Highest::of(peak(0, 900.0, Unit::Rows), 0));
+        let judged = |digest: &Digest| digest.learned().peak.map(|peak| (peak.amount, peak.unit));
+        assert_eq!(judged(&digest), Some((900.0, Unit::Rows)));
+        digest.peak = Some(Highest::of(peak(60, 30.0, Unit::Requests), 0));
+        assert_eq!(judged(&digest), Some((30.0, Unit::Requests)));
+    }
+
+    #[test]
+    fn a_rate_drops_what_was_in_flight_and_not_the_other_way_round() {
+        let rate = peak(60, 30.0, Unit::Rows);
+        let in_flight = Peak { in_flight: true, ..peak(0, 90.0, Unit::Rows) };
+        assert_eq!(Peak::highest(Some(in_flight), Some(rate), None), Some(rate));
+        assert_eq!(Peak::highest(Some(rate), Some(in_flight), None), Some(rate));
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Digest;
+use super::{Digest, digest::Highest};
 use crate::{
     capacity::{Basis, Capacity, Unit},
     coldstart::ColdStarts,
@@ -48,11 +48,13 @@ impl Digest {
     pub fn learned(&self) -> Learned {
         let starts = ColdStarts::restored(self.starts.iter().map(|took| Duration::from_millis(*took)));
         let believed = starts.is_believed();
+        // What is counted in another unit than the model's load of late says nothing beside its latency.
+        let counts = |highest: &Highest| self.peak.is_none_or(|peak| peak.unit == highest.unit);
         Learned {
             cold_start: believed.then(|| (starts.lead(Duration::ZERO), starts.samples().len())),
             latency: self.latency.map(LatencyModel::from),
             chat: self.chat.map(ChatModel::from),
-            peak: self.highest.or(self.peak).map(|peak| RecordedPeak {
+            peak: self.highest.filter(counts).or(self.peak).map(|peak| RecordedPeak {
                 amount: peak.peak.max(0.0),
                 unit: peak.unit,
                 in_flight: peak.in_flight,

@@ -132,6 +132,7 @@ fn the_season_is_handed_on_and_never_lowers_anything() {
     until(&mut world, 2, 24.0, day);
     let weight = world.state.digest().weight();
     let json = world.state.digest().to_json();
+    assert!(json.contains("\"season\":"), "{json}");
     assert!(json.len() < 5 * 1024, "{} bytes", json.len());
     let mut next = world.clone();
     next.state = State::from_digest(&json, next.now).expect("was just made");
@@ -143,5 +144,24 @@ fn the_season_is_handed_on_and_never_lowers_anything() {
     assert!(more.to > season(&more).map_or(0, |s| s.replicas), "{more:?}");
     // Of another epoch its days mean nothing.
     let other = State::from_digest(&json, secs(5)).expect("was just made");
-    assert!(other.digest().weight() < weight);
+    let other = other.digest();
+    assert!(!other.to_json().contains("\"season\":") && other.weight() == weight, "{other:?}");
+}
+
+#[test]
+fn minutes_of_a_gateway_that_is_not_heard_are_not_learned_as_silence() {
+    let mut world = office();
+    until(&mut world, 0, 9.0, |_| 50.0);
+    let learned = |world: &World| {
+        let json: serde_json::Value = serde_json::from_str(&world.state.to_json()).expect("is JSON");
+        let slots = json["state"]["season"]["days"][0]["slots"].as_str().expect("this day is known");
+        slots.bytes().filter(|slot| *slot != b'!').count()
+    };
+    let before = learned(&world);
+    world.reports = false;
+    until(&mut world, 0, 9.5, |_| 50.0);
+    assert_eq!(learned(&world), before);
+    world.reports = true;
+    until(&mut world, 0, 10.0, |_| 50.0);
+    assert!(learned(&world) >= before + 6);
 }

@@ -8,8 +8,9 @@ use serde_json::value::RawValue;
 
 use super::{super::lease::EPOCH_MAX, EPOCH, Entry, Memory, Saved, key};
 
-/// A ConfigMap may hold 1 MiB; what is kept should be quick to read and write by any etcd.
-const BYTES_MAX: usize = 200 << 10;
+/// A ConfigMap may hold 1 MiB, and what others write on it needs some of that. What is learned of a model comes to five
+/// kilobytes at most: there is room for 130 of the fullest.
+const BYTES_MAX: usize = 700 << 10;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Ledger {
@@ -171,7 +172,7 @@ mod tests {
 
     #[test]
     fn over_the_size_what_nobody_asks_for_goes_first_and_then_what_weighs_least() {
-        let big = format!("\"{}\"", "x".repeat(60 << 10));
+        let big = format!("\"{}\"", "x".repeat(BYTES_MAX * 3 / 10));
         let first =
             entries([("gone", entry(&big, 100)), ("light", entry(&big, 1)), ("heavy", entry(&big, 9))]);
         let (ledger, saved) = Ledger::default().with(&first, 1).unwrap();
@@ -189,6 +190,14 @@ mod tests {
         assert_eq!((kept(&ledger, "light"), saved.left_out), (None, vec!["light".to_owned()]));
         let bytes: usize = ledger.data.iter().map(|(key, value)| key.len() + value.len()).sum();
         assert!(bytes <= BYTES_MAX);
+    }
+
+    #[test]
+    fn a_hundred_and_thirty_models_of_five_kilobytes_have_room() {
+        let full = format!("\"{}\"", "x".repeat(5 << 10));
+        let all = (0..130).map(|n| (format!("namespace/model-{n}"), entry(&full, 200))).collect();
+        let (ledger, saved) = Ledger::default().with(&all, 1).unwrap();
+        assert_eq!((ledger.memory().models.len(), saved), (130, Saved::default()));
     }
 
     #[test]
