@@ -12,15 +12,13 @@ use serde::{Deserialize, Serialize};
 use self::erlang::Pool;
 use crate::{
     policy::{Assumed, Objective},
-    snapshot::LatencyModel,
+    snapshot::{LatencyModel, deviation},
 };
 
 /// Part of the SLO that service may take at the batch size a replica is sized for; the rest is for waiting.
 const SERVICE_SHARE: f64 = 0.5;
 /// Part of an assumed concurrency that is used.
 const ASSUMED_SHARE: f64 = 0.8;
-/// Standard deviations between the mean and the 95th percentile of a normal distribution.
-const P95_DEVIATIONS: f64 = 1.645;
 /// Least service time in seconds that is reckoned with: a clock tells no shorter one.
 const SERVICE_LEAST: f64 = 1e-6;
 /// Variability of independent single arrivals. Bursts are not reckoned with twice: the rate that is sized for has
@@ -89,12 +87,11 @@ impl Capacity {
         let service = measured.max(SERVICE_LEAST);
         let tail = f64::from(model.tail_permille.max(1000)) / 1000.0;
         let slots = batch * f64::from(model.concurrency.max(1));
-        let deviation = (tail - 1.0) / P95_DEVIATIONS;
         let learned = Learned {
             rate: slots / service,
             service: Duration::from_secs_f64(service),
             patience: slo.target.saturating_sub(Duration::from_secs_f64(service * tail)),
-            service_variability: deviation * deviation,
+            service_variability: deviation(model.tail_permille).powi(2),
             samples: model.samples,
         };
         let unit = if merges { Unit::Rows } else { Unit::Requests };
@@ -145,6 +142,15 @@ fn time(model: &LatencyModel, rows: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// One replica has four calls of 40 ms at a time, which may wait for 150 ms.
+    pub(super) const LEARNED: Learned = Learned {
+        rate: 100.0,
+        service: Duration::from_millis(40),
+        patience: Duration::from_millis(150),
+        service_variability: 0.1,
+        samples: 1000,
+    };
 
     fn model(fixed: u64, per_row: u64, max_batch_rows: u32, concurrency: u32) -> LatencyModel {
         LatencyModel {

@@ -146,18 +146,23 @@ impl Policy {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn policy(idle_after: IdleAfter) -> Policy {
+    /// At most so many replicas, to zero, 99 % within 200 ms.
+    pub(crate) fn up_to(max: u32) -> Policy {
         Policy {
-            bounds: Bounds { min: 0, max: 4 },
+            bounds: Bounds { min: 0, max },
             slo: Slo::Latency(Objective { target: Duration::from_millis(200), percentile: 0.99 }),
-            idle_after,
+            idle_after: IdleAfter::Auto,
             mode: Mode::Enforce,
             assumed: Assumed::default(),
             schedules: Vec::new(),
         }
+    }
+
+    fn policy(idle_after: IdleAfter) -> Policy {
+        Policy { idle_after, ..up_to(4) }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::window::{Amount, Flow, Window};
-use crate::snapshot::{ChatModel, Counters, GatewayView, Gauges, LatencyModel, Report};
+use crate::snapshot::{ChatModel, Counters, GatewayView, Gauges, LatencyModel, Report, SAMPLES_NEEDED};
 
 /// A report is fresh up to this age.
 const FRESH: Duration = Duration::from_secs(3);
@@ -16,8 +16,6 @@ const FRESH: Duration = Duration::from_secs(3);
 const HELD: Duration = Duration::from_secs(15);
 /// After this long a majority of fresh gateways may overrule a silent one.
 const OVERRULED: Duration = Duration::from_secs(600);
-/// Calls after which the latency model is believed.
-pub(crate) const SAMPLES_NEEDED: u64 = 200;
 
 /// What is remembered of the gateways.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -142,7 +140,7 @@ impl Signals {
         }
         // The first word of a gateway tells where its counters stand, not what came since.
         if let Some(before) = &track.report {
-            let flow = delta(&before.counters, &report.counters);
+            let flow = flow(&before.counters, &report.counters);
             self.arrived |= flow.arrivals.requests > 0.0;
             self.window.spread(before.at, report.at.min(now), &flow);
         }
@@ -179,17 +177,13 @@ impl Track {
     }
 }
 
-/// What came between two reports. A counter that fell was reset: its new value is what came.
-fn delta(before: &Counters, after: &Counters) -> Flow {
-    let reset = after.arrivals < before.arrivals || after.completions < before.completions;
-    let before = if reset { &Counters::default() } else { before };
+/// What came between two reports.
+fn flow(before: &Counters, after: &Counters) -> Flow {
+    let came = after.since(before);
     Flow {
-        arrivals: Amount {
-            requests: after.arrivals.saturating_sub(before.arrivals) as f64,
-            rows: after.arrival_rows.saturating_sub(before.arrival_rows) as f64,
-        },
-        work: after.arrival_work.saturating_sub(before.arrival_work).as_secs_f64(),
-        misses: after.slo_misses.saturating_sub(before.slo_misses) as f64,
+        arrivals: Amount { requests: came.arrivals as f64, rows: came.arrival_rows as f64 },
+        work: came.arrival_work.as_secs_f64(),
+        misses: came.slo_misses as f64,
     }
 }
 

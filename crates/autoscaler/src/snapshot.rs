@@ -7,6 +7,11 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::fleet::Phase;
 
+/// Calls after which a model of what they take is believed.
+pub const SAMPLES_NEEDED: u64 = 200;
+/// Standard deviations between the mean and the 95th percentile of a normal distribution.
+const P95_DEVIATIONS: f64 = 1.645;
+
 /// Everything a decision may look at, besides policy and memory.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
@@ -54,6 +59,26 @@ pub struct Counters {
     pub held_cold: u64,
 }
 
+impl Counters {
+    /// What was counted since `before`. A counter that fell was reset: its new value is what came.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let reset = self.arrivals < before.arrivals || self.completions < before.completions;
+        if reset {
+            return *self;
+        }
+        Self {
+            arrivals: self.arrivals.saturating_sub(before.arrivals),
+            arrival_rows: self.arrival_rows.saturating_sub(before.arrival_rows),
+            arrival_work: self.arrival_work.saturating_sub(before.arrival_work),
+            completions: self.completions.saturating_sub(before.completions),
+            slo_misses: self.slo_misses.saturating_sub(before.slo_misses),
+            shed: self.shed.saturating_sub(before.shed),
+            held_cold: self.held_cold.saturating_sub(before.held_cold),
+        }
+    }
+}
+
 /// What is there now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gauges {
@@ -94,6 +119,12 @@ pub struct ChatModel {
     pub output_tokens_milli: u64,
     /// Streams it was learned from.
     pub samples: u64,
+}
+
+/// The standard deviation, as a part of the mean, of what has its 95th percentile at so many thousandths of the mean.
+#[must_use]
+pub fn deviation(tail_permille: u32) -> f64 {
+    (f64::from(tail_permille.max(1000)) / 1000.0 - 1.0) / P95_DEVIATIONS
 }
 
 impl ChatModel {

@@ -471,8 +471,12 @@ impl Dispatcher {
             let head = heads.next()?;
             return Some((head.id, board.pick_fastest(now, head.item.past.avoid(now))?));
         }
-        let mut tried: Option<Courtesy> = None;
+        let mut tried = None;
         heads.find_map(|head| {
+            // Nobody leaves less to others than nothing.
+            if tried == Some(Courtesy::None) {
+                return None;
+            }
             let Ticket { request, past, .. } = &head.item;
             let courtesy = self.shared.courtesy(board, request, now);
             // Where one found no place, another that leaves as much to others finds none either.

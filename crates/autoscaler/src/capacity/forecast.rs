@@ -33,15 +33,7 @@ impl Pool {
 mod tests {
     use std::time::Duration;
 
-    use super::*;
-
-    const LEARNED: Learned = Learned {
-        rate: 100.0,
-        service: Duration::from_millis(40),
-        patience: Duration::from_millis(150),
-        service_variability: 0.1,
-        samples: 1000,
-    };
+    use super::{super::tests::LEARNED, *};
 
     #[test]
     fn the_number_that_the_sizing_finds_is_the_first_that_is_predicted_to_keep_the_slo() {

@@ -26,17 +26,7 @@ impl Learned {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    const LEARNED: Learned = Learned {
-        rate: 100.0,
-        service: Duration::from_millis(40),
-        patience: Duration::from_millis(150),
-        service_variability: 0.1,
-        samples: 1000,
-    };
+    use super::super::tests::LEARNED;
 
     #[test]
     fn a_rate_below_it_needs_no_more_and_one_above_it_does() {

@@ -85,12 +85,10 @@ impl Tally {
         let after = counters(&snapshot.gateways);
         let (mut came, mut missed) = (0, 0);
         for (name, after) in &after {
-            // The first word of a gateway tells where its counters stand. Those that fell begin anew.
-            let before = self.counters.get(name).copied().unwrap_or(*after);
-            let reset = after.arrivals < before.arrivals || after.completions < before.completions;
-            let before = if reset { Counters::default() } else { before };
-            came += after.arrivals.saturating_sub(before.arrivals);
-            missed += after.slo_misses.saturating_sub(before.slo_misses);
+            // The first word of a gateway tells where its counters stand.
+            let since = after.since(self.counters.get(name).unwrap_or(after));
+            came += since.arrivals;
+            missed += since.slo_misses;
         }
         self.counters = after;
         self.came = came as f64;

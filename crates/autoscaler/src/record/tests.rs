@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     decide::decide,
     log::Outcome,
-    policy::{Assumed, Bounds, IdleAfter, Mode, Objective, Slo},
+    policy::tests::up_to,
     snapshot::{FleetView, GatewayView, Gauges, Phase, ReplicaView, Report},
 };
 
@@ -15,14 +15,7 @@ fn secs(s: u64) -> Duration {
 }
 
 fn policy(max: u32) -> Arc<Policy> {
-    Arc::new(Policy {
-        bounds: Bounds { min: 0, max },
-        slo: Slo::Latency(Objective { target: Duration::from_millis(200), percentile: 0.99 }),
-        idle_after: IdleAfter::Auto,
-        mode: Mode::Enforce,
-        assumed: Assumed::default(),
-        schedules: Vec::new(),
-    })
+    Arc::new(up_to(max))
 }
 
 fn snapshot(now: Duration) -> Snapshot {

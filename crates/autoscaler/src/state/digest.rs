@@ -13,8 +13,8 @@ use crate::{
     demand::{Envelope, Measure, Why},
     idle::{GAPS_NEEDED, Idle},
     season::Season,
-    signals::{SAMPLES_NEEDED, Signals},
-    snapshot::{ChatModel, LatencyModel},
+    signals::Signals,
+    snapshot::{ChatModel, LatencyModel, SAMPLES_NEEDED},
 };
 
 /// Form of a digest; another one is not read.

@@ -100,18 +100,7 @@ impl Learned {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Assumed, Bounds, IdleAfter, Mode, Objective};
-
-    fn policy(max: u32) -> Policy {
-        Policy {
-            bounds: Bounds { min: 0, max },
-            slo: Slo::Latency(Objective { target: Duration::from_millis(200), percentile: 0.99 }),
-            idle_after: IdleAfter::Auto,
-            mode: Mode::Enforce,
-            assumed: Assumed::default(),
-            schedules: Vec::new(),
-        }
-    }
+    use crate::policy::tests::up_to;
 
     fn learned() -> Learned {
         let latency = LatencyModel {
@@ -131,20 +120,20 @@ mod tests {
 
     #[test]
     fn a_peak_needs_what_the_sizing_says_and_the_most_replicas_bear_less() {
-        let needed = learned().needed(&policy(3), &peak(610.0, false)).expect("a call's time is known");
+        let needed = learned().needed(&up_to(3), &peak(610.0, false)).expect("a call's time is known");
         // One replica serves 100 /s, and six would be full at 600 /s.
         assert_eq!(needed.replicas, 7);
         assert!((250.0..300.0).contains(&needed.borne), "{}", needed.borne);
-        let enough = learned().needed(&policy(7), &peak(610.0, false)).expect("as before");
+        let enough = learned().needed(&up_to(7), &peak(610.0, false)).expect("as before");
         assert!(enough.borne >= 610.0, "{}", enough.borne);
     }
 
     #[test]
     fn without_the_time_of_a_call_only_what_is_in_flight_can_be_judged() {
         let unknown = Learned::default();
-        assert_eq!(unknown.needed(&policy(3), &peak(610.0, false)), None);
+        assert_eq!(unknown.needed(&up_to(3), &peak(610.0, false)), None);
         // Eight at a time, of which four fifths count.
-        let room = unknown.needed(&policy(3), &peak(20.0, true)).expect("room is assumed");
+        let room = unknown.needed(&up_to(3), &peak(20.0, true)).expect("room is assumed");
         assert_eq!((room.replicas, room.borne), (4, 3.0 * 6.4));
     }
 }

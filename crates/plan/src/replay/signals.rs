@@ -10,14 +10,12 @@ use std::{
 use arrivals::{TraceError, counted::Count, trace::Trace};
 use autoscaler::{
     record::Tick,
-    snapshot::{ChatModel, Counters, FleetView, LatencyModel, Phase, Report},
+    snapshot::{ChatModel, Counters, FleetView, LatencyModel, Phase, Report, SAMPLES_NEEDED, deviation},
 };
 use serde::Serialize;
 
 use crate::{service::Service, start::ColdStart};
 
-/// Calls that a latency model must come from, as the autoscaler wants it.
-const SAMPLES_NEEDED: u64 = 200;
 /// A pause between ticks beyond which nobody knows how many replicas there were.
 const PAUSE: Duration = Duration::from_secs(15);
 /// Starts that are kept.
@@ -25,8 +23,6 @@ const STARTS_MOST: usize = 1000;
 /// Seconds that are kept: more than a year.
 const SECONDS_MOST: u64 = 400 * DAY;
 const DAY: u64 = 24 * 3600;
-/// Where the 95th percentile of a normal distribution lies, in standard deviations above the mean.
-const P95: f64 = 1.645;
 
 /// Why there is no trace of a record.
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +95,7 @@ impl Signals {
             let before = self.gateways.entry(Arc::clone(&view.name)).or_default();
             let known = before.replace((report.at, report.counters));
             if let Some((at, counters)) = known.filter(|_| within) {
-                self.count(at, report.at, &counters, &report.counters);
+                self.count(at, report.at, &report.counters.since(&counters));
             }
         }
         self.fleet(tick, within);
@@ -172,16 +168,13 @@ impl Signals {
         self.chat = report.chat.filter(|chat| believed(chat.samples)).or(self.chat);
     }
 
-    /// Counts what came between two reports. A counter that fell was reset: its new value is what came.
-    fn count(&mut self, from: Duration, to: Duration, before: &Counters, after: &Counters) {
-        let reset = after.arrivals < before.arrivals || after.completions < before.completions;
-        let before = if reset { &Counters::default() } else { before };
-        let requests = after.arrivals.saturating_sub(before.arrivals);
-        self.requests += requests;
-        self.rows += after.arrival_rows.saturating_sub(before.arrival_rows);
-        self.misses += after.slo_misses.saturating_sub(before.slo_misses);
-        self.refused += after.shed.saturating_sub(before.shed);
-        self.spread(from, to.max(from), requests);
+    /// Counts what came between two reports.
+    fn count(&mut self, from: Duration, to: Duration, came: &Counters) {
+        self.requests += came.arrivals;
+        self.rows += came.arrival_rows;
+        self.misses += came.slo_misses;
+        self.refused += came.shed;
+        self.spread(from, to.max(from), came.arrivals);
     }
 
     /// Spreads requests evenly over the seconds between `from` and `to`, whole ones.
@@ -266,9 +259,9 @@ fn streamed(model: ChatModel) -> Measured {
     Measured { service, variation: variation(model.tpot_tail_permille), slots: None, answer: Some(answer) }
 }
 
-/// The coefficient of variation by the 95th percentile, in thousandths of the mean.
+/// The coefficient of variation, no larger than it can be simulated.
 fn variation(tail_permille: u32) -> f64 {
-    ((f64::from(tail_permille) / 1e3 - 1.0).max(0.0) / P95).min(3.0)
+    deviation(tail_permille).min(3.0)
 }
 
 #[cfg(test)]
